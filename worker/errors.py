@@ -1,0 +1,177 @@
+"""Every error vmops raises, and nothing else.
+
+    VmopsError
+    |- RequestError               the caller must change something; nothing was touched
+    |  |- InstanceNotFound, InstanceAmbiguous, DiskNotFound, UnknownPool, UnknownOperation
+    |  |- OperationNotFound, OperationConflict, NotCancellable, SecretInClear
+    |- PermanentError             trying again cannot help
+    |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
+    |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
+    |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
+    |  |- AttemptsExhausted, DeadlineExceeded
+    |- TransientError             the same call may succeed a little later
+    |  |- PoolUnreachable, ImageStoreUnreachable, TruncatedStream, ImageNotReady
+    |- UnknownResult              the call may or may not have taken effect: look before anything else
+    |- LeaseLost                  this process may no longer act for the operation
+    |- Cancelled                  somebody asked the operation to stop
+
+Each message is a sentence that says what was wrong and what to do. No message carries a secret.
+"""
+
+from __future__ import annotations
+
+
+class VmopsError(Exception):
+    """The root of the tree. `code` is stable and meant for programs, the text is meant for people."""
+
+    @property
+    def code(self) -> str:
+        """A stable name: the class's own, or XAPI's code for a `XenAPIFailure`."""
+        return type(self).__name__
+
+
+class RequestError(VmopsError):
+    """The request cannot be carried out as it stands; nothing was touched."""
+
+
+class InstanceNotFound(RequestError):
+    """No VM of the pool matches the request's instance."""
+
+
+class InstanceAmbiguous(RequestError):
+    """More than one VM bears the requested name."""
+
+
+class DiskNotFound(RequestError):
+    """The VM has no disk of the kind the request needs."""
+
+
+class UnknownPool(RequestError):
+    """The request names a pool that the settings do not have."""
+
+
+class UnknownOperation(RequestError):
+    """No operation bears this name."""
+
+
+class OperationNotFound(RequestError):
+    """The journal has no operation of this id: it never arrived, or has expired."""
+
+
+class OperationConflict(RequestError):
+    """Another operation holds the VM and the request said not to wait."""
+
+
+class NotCancellable(RequestError):
+    """The operation has ended, or has passed its point of no return."""
+
+
+class SecretInClear(RequestError):
+    """A secret field came unsealed and the settings do not allow that."""
+
+
+class PermanentError(VmopsError):
+    """Trying again cannot help: the operation fails and is undone."""
+
+
+class XenAPIFailure(PermanentError):
+    """XAPI refused or failed a call.
+
+    `details` is XAPI's list: the code, then its parameters, all text (xapi.md 4). Whether it is worth another try is
+    decided by code in `worker.retry`, not by this class.
+    """
+
+    def __init__(self, details: list[str], call: str = "") -> None:
+        self.details = [str(part) for part in details] or ["INTERNAL_ERROR"]
+        self.call = call
+        super().__init__(self.details, call)
+
+    @property
+    def code(self) -> str:
+        """XAPI's error code, such as `VM_BAD_POWER_STATE`."""
+        return self.details[0]
+
+    @property
+    def params(self) -> list[str]:
+        """What followed the code; shorter lists than documented do occur (xapi.md 5.3)."""
+        return self.details[1:]
+
+    def __str__(self) -> str:
+        where = f"{self.call} failed: " if self.call else ""
+        return f"{where}{self.code}({', '.join(self.params)})"
+
+
+class PoolAuthenticationFailed(PermanentError):
+    """The pool refused the user name or password."""
+
+
+class CertificateMismatch(PermanentError):
+    """The pool's certificate is not the one that the settings trust."""
+
+
+class StorageUnsupported(PermanentError):
+    """The disk's storage repository cannot do what the operation needs."""
+
+
+class ImageNotFound(PermanentError):
+    """The image store has no such image (any more)."""
+
+
+class ImageConflict(PermanentError):
+    """The image exists in a state that does not accept data, or the id was used before."""
+
+
+class ImageFormatRefused(PermanentError):
+    """The image's content is not what its formats say."""
+
+
+class ImageStoreDenied(PermanentError):
+    """The image store refused our credentials or rights."""
+
+
+class ImageStoreFull(PermanentError):
+    """The image store has no room, or a quota is used up."""
+
+
+class ImageWedged(PermanentError):
+    """The image has been `saving` for too long without an upload of ours: its owner must delete it."""
+
+
+class AttemptsExhausted(PermanentError):
+    """A step was begun as often as the settings allow and never ended."""
+
+
+class DeadlineExceeded(PermanentError):
+    """A step was retried or waited until its deadline."""
+
+
+class TransientError(VmopsError):
+    """The same call may succeed a little later."""
+
+
+class PoolUnreachable(TransientError):
+    """No member of the pool answers; the call was not sent."""
+
+
+class ImageStoreUnreachable(TransientError):
+    """The image store does not answer, or broke off."""
+
+
+class TruncatedStream(TransientError):
+    """An export or download ended early; what had arrived was thrown away."""
+
+
+class ImageNotReady(TransientError):
+    """The image is being written by somebody else, or has no data yet."""
+
+
+class UnknownResult(VmopsError):
+    """The connection broke after the call had gone out: it may have taken effect."""
+
+
+class LeaseLost(VmopsError):
+    """Another worker may act for the operation by now, so this one must not."""
+
+
+class Cancelled(VmopsError):
+    """The operation was asked to stop."""

@@ -1,0 +1,142 @@
+"""Every setting: name, type, unit, default.
+
+Read, first found wins, from the environment (`VMOPS_LEASE_TTL_S=20`, nested with two underscores:
+`VMOPS_POOLS__LAB__URL=...`), then from the file that `VMOPS_CONFIG` names (default `vmops.toml` in the working folder).
+Secrets come from files: `password_file`, `image_store_token_file`, `secret_key_file`.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from worker.errors import UnknownPool
+
+Seconds = Annotated[float, Field(gt=0)]
+PoolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+def _read_secret(path: Path) -> SecretStr:
+    return SecretStr(path.read_text(encoding="utf-8").strip())
+
+
+class PoolSettings(BaseModel):
+    """One XenServer or XCP-ng pool."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(description="Address of the pool master, http:// or https://.")
+    members: list[str] = Field(default=[], description="Addresses of other members, tried when the master is gone.")
+    username: str = Field(default="root", description="XAPI user name.")
+    password: SecretStr | None = Field(default=None, description="XAPI password; prefer password_file.")
+    password_file: Path | None = Field(default=None, description="File holding the XAPI password.")
+    ca_file: Path | None = Field(default=None, description="PEM file of the authority that signed the pool's certificates.")
+    fingerprints: list[str] = Field(default=[], description="SHA-256 fingerprints (hex) of the certificates to trust.")
+    originator: str = Field(default="vmops", description="Session originator; XAPI keeps 500 sessions for each.")
+    max_connections: int = Field(default=8, ge=1, le=100, description="Connections of one worker process to the pool.")
+    connect_timeout_s: Seconds = Field(default=10, description="Time to connect.")
+    call_timeout_s: Seconds = Field(default=180, description="Time for one synchronous call; XAPI itself may wait long.")
+    first_byte_timeout_s: Seconds = Field(default=600, description="Time until an export's first byte.")
+    stream_timeout_s: Seconds = Field(default=90, description="Longest pause inside a transfer.")
+
+    @model_validator(mode="after")
+    def _fill_password(self) -> PoolSettings:
+        if self.password is None and self.password_file is not None:
+            self.password = _read_secret(self.password_file)
+        if self.password is None:
+            raise ValueError("give password_file (or password)")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        if self.url.startswith("https://") and not (self.ca_file or self.fingerprints):
+            raise ValueError("an https:// pool needs ca_file or fingerprints (`vmops doctor` prints the fingerprint)")
+        return self
+
+
+class Settings(BaseSettings):
+    """All settings of one deployment. Times are seconds, sizes are bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="VMOPS_", env_nested_delimiter="__", extra="forbid")
+
+    broker_url: str = Field(default="redis://127.0.0.1:6379/0", description="Celery broker: redis://, rediss:// or amqp://.")
+    journal_url: str | None = Field(default=None, description="Redis of the journal; default: the broker's when that is Redis.")
+    journal_prefix: str = Field(default="vmops", description="Prefix of every key in the journal's Redis.")
+    state_dir: Path = Field(default=Path("~/.local/state/vmops"), description="Files of the embedded servers.")
+    pools: dict[PoolName, PoolSettings] = Field(default={}, description="The pools, by name.")
+
+    image_store: str = Field(default="", description="file:///dir, glance+http(s)://host:port, or cloud:NAME.")
+    image_store_token: SecretStr | None = Field(default=None, description="Static token for Glance.")
+    image_store_token_file: Path | None = Field(default=None, description="File holding a static token for Glance.")
+    image_store_ca_file: Path | None = Field(default=None, description="PEM file of the authority that signed Glance's certificate.")
+    image_wedged_after_s: Seconds = Field(default=7200, description="An image `saving` longer than this, not by us, is wedged.")
+
+    secret_key_file: Path | None = Field(default=None, description="Private key (64 hex digits) that opens sealed secrets.")
+    allow_secrets_in_clear: bool = Field(default=False, description="Accept secret fields that were not sealed.")
+
+    lease_ttl_s: Seconds = Field(default=30, description="Execution lease of one delivery; renewed at a third of it.")
+    submit_grace_s: Seconds = Field(default=20, description="Time a submitted chain may take to be delivered before it is sent again.")
+    watch_interval_s: Seconds = Field(default=1, description="Pause between two looks at a pool that has waiting operations.")
+    reconcile_interval_s: Seconds = Field(default=5, description="Pause between two passes of the reconciler.")
+    max_attempts: int = Field(default=20, ge=1, description="Deliveries of one step that may end without a word (killed workers).")
+    step_deadline_s: Seconds = Field(default=6 * 3600, description="Time for the retries of one step.")
+    undo_deadline_s: Seconds = Field(default=24 * 3600, description="Time for the retries of one undo before it is stuck.")
+    retry_delay_s: Seconds = Field(default=1, description="First delay between two tries of a step; doubles, with jitter.")
+    retry_delay_max_s: Seconds = Field(default=60, description="Longest delay between two tries of a step.")
+    operation_retention_s: Seconds = Field(default=7 * 86400, description="Life of a finished operation in the journal.")
+    progress_interval_s: Seconds = Field(default=1, description="Least pause between two progress reports of a step.")
+
+    coalesce_budget_s: Seconds = Field(default=6 * 3600, description="Longest wait for the storage to coalesce; then the longer chain is exported.")
+    coalesce_check_s: Seconds = Field(default=300, description="Full look at a coalescing chain, beside the watcher's events.")
+
+    visibility_timeout_s: Seconds = Field(default=60, description="Redis transport: redelivery of a dead worker's messages.")
+    atomic_claim: bool = Field(default=True, description="Redis transport: claim messages atomically (worker.broker).")
+
+    @model_validator(mode="after")
+    def _derive(self) -> Settings:
+        if self.image_store_token is None and self.image_store_token_file is not None:
+            self.image_store_token = _read_secret(self.image_store_token_file)
+        if self.journal_url is None:
+            if not self.broker_url.startswith(("redis://", "rediss://", "unix://")):
+                raise ValueError("journal_url must name a Redis when broker_url is not one")
+            self.journal_url = self.broker_url
+        self.state_dir = self.state_dir.expanduser()
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file; no dotenv."""
+        path = Path(os.environ.get("VMOPS_CONFIG", "vmops.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+    def pool(self, name: str | None) -> tuple[str, PoolSettings]:
+        """Return the pool called `name`, or the only one when `name` is None. Raises UnknownPool."""
+        known = ", ".join(sorted(self.pools)) or "none"
+        if name is None:
+            if len(self.pools) != 1:
+                raise UnknownPool(f"Name the pool: {len(self.pools)} are configured ({known}).")
+            name = next(iter(self.pools))
+        if name not in self.pools:
+            raise UnknownPool(f"No pool is called {name!r}; configured: {known}.")
+        return name, self.pools[name]
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Return the process's settings, read once, at first use."""
+    return Settings()

@@ -1,0 +1,1 @@
+"""Speaking XenAPI: sessions over our own transport, and one module for each XenAPI class."""
