@@ -1,0 +1,57 @@
+"""What every test gets: guards on sockets and processes, and real servers on free ports for those that ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import guard, servers
+from tests.support.servers import RedisServer
+
+
+def pytest_configure() -> None:
+    """Install the guards before any test module is imported."""
+    guard.install()
+    servers.mark_children()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_outlives_the_run() -> Iterator[None]:
+    yield
+    servers.end_strays({}, patience_s=0)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test() -> Iterator[None]:
+    """End the processes that a test left behind, and fail it for them. Servers of wider fixtures are started before."""
+    known = servers.live_children()
+    yield
+    left = servers.end_strays(known)
+    if left:
+        pytest.fail("The test left processes behind:\n" + "\n".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests of this process. Do not kill it: `redis_server` is there for that."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(shared_redis: RedisServer) -> str:
+    """The address of database 0 of an empty server; the other databases are empty too."""
+    shared_redis.flush()
+    return shared_redis.url()
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server of the test's own, to be killed and started again."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()

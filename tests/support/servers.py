@@ -1,0 +1,115 @@
+"""Real servers for tests, and the hunt for processes that a test left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import redis
+
+from worker.cli.embedded import EmbeddedBroker
+
+#: In the environment of every process that this test process starts, and of their children.
+MARK = "VMOPS_TEST_PROCESS"
+
+
+class RedisServer:
+    """A real Redis (or Valkey) with its append-only file on: what a fault test kills and starts again."""
+
+    def __init__(self, state_dir: Path, binary: Path | None = None) -> None:
+        self.broker = EmbeddedBroker(state_dir, binary=binary)
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self.broker.process.pid
+
+    def url(self, database: int = 0) -> str:
+        """Return the address of one of its 16 databases."""
+        return self.broker.url_of(database)
+
+    def start(self) -> None:
+        """Start it: the first time on a free port, later on the same one with the same data."""
+        self.broker.start()
+
+    def kill(self) -> None:
+        """Kill it (SIGKILL); `start` brings it back."""
+        self.broker.kill()
+
+    def stop(self) -> None:
+        """End it in order."""
+        self.broker.stop()
+
+    def restart(self, pause_s: float = 0.0) -> None:
+        """Kill it, leave it dead for a while, start it again."""
+        self.kill()
+        time.sleep(pause_s)
+        self.start()
+
+    @contextlib.contextmanager
+    def client(self, database: int = 0) -> Iterator[redis.Redis]:
+        """Yield a client, closed at the end, that answers text."""
+        with redis.Redis.from_url(self.url(database), decode_responses=True) as client:
+            yield client
+
+    def flush(self) -> None:
+        """Empty every database."""
+        with self.client() as client:
+            client.flushall()
+
+
+def mark_children() -> None:
+    """Give every process started from now on a mark in its environment."""
+    os.environ[MARK] = uuid.uuid4().hex
+
+
+def live_children() -> dict[tuple[int, float], psutil.Process]:
+    """Return the processes that stem from this one, also orphans whose parent was killed; zombies do not count."""
+    mine = psutil.Process()
+    found = {(child.pid, child.create_time()): child for child in _descendants(mine)}
+    mark = os.environ.get(MARK)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != mine.pid and mark is not None and process.environ().get(MARK) == mark:
+                found[process.pid, process.create_time()] = process
+    return {key: process for key, process in found.items() if _counts(process)}
+
+
+def end_strays(known: dict[tuple[int, float], psutil.Process], patience_s: float = 3.0) -> list[str]:
+    """Kill the live children that are not `known` after giving them a moment to go; return their command lines."""
+    deadline = time.monotonic() + patience_s
+    while strays := [process for key, process in live_children().items() if key not in known]:
+        if time.monotonic() > deadline:
+            return [_kill(process) for process in strays]
+        time.sleep(0.05)
+    return []
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _counts(process: psutil.Process) -> bool:
+    """Leave out the dead, and Python's resource tracker, which lives as long as its interpreter."""
+    try:
+        is_tracker = any("resource_tracker" in part for part in process.cmdline())
+        return process.status() != psutil.STATUS_ZOMBIE and not is_tracker
+    except psutil.Error:
+        return False
+
+
+def _kill(process: psutil.Process) -> str:
+    line = f"pid {process.pid}"
+    with contextlib.suppress(psutil.Error):
+        line = f"{line}: {' '.join(process.cmdline())}"
+        process.kill()
+        process.wait(5)
+    return line
