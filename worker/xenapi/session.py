@@ -1,0 +1,324 @@
+"""Sessions with a pool: every call to XAPI goes through here (design.md 4, xapi.md 18).
+
+What `Session.call` promises:
+
+- A call that changes something is sent at most once, and not at all when the step's guard objects. A break before it
+  left is PoolUnreachable, a break afterwards UnknownResult.
+- A call that only reads is sent again after a break, for a quarter of a minute, then PoolUnreachable.
+- A lost session is replaced by a new login, a HOST_IS_SLAVE answer followed to the master, a dead master looked for
+  through the pool's other members. None of these can repeat an effect: XAPI checks all three before it acts.
+- XAPI's refusals are XenAPIFailure; their meaning is in `worker.retry`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import tenacity
+import XenAPI
+
+from worker.errors import PermanentError, PoolAuthenticationFailed, PoolUnreachable, UnknownResult, XenAPIFailure
+from worker.retry import SHORT
+from worker.settings import PoolSettings
+from worker.xenapi.address import Address
+from worker.xenapi.connection import ConnectionPool, PoolConnection
+from worker.xenapi.login import SessionVault, SharedLogin
+from worker.xenapi.tls import TlsPolicy
+from worker.xenapi.transport import AnswerLost, Exchange, Terms
+from worker.xenapi.wire import arguments, is_read
+
+__all__ = ["Session", "SessionPool", "SessionVault"]
+
+#: How long a read is sent again after breaks. A toolstack restart takes about 5 s (xapi-observed.md).
+READ_PATIENCE_S = 15.0
+#: A login needs milliseconds, or 5 s when it is refused (xapi.md 3.2).
+LOGIN_TIMEOUT_S = 60.0
+
+_LOGIN = "session.login_with_password"
+_LOGOUT = "session.logout"
+_RENEWALS = 2
+_REDIRECTS = 4
+_NOT_SERVING = frozenset({"HOST_BROKEN", "HOST_IN_EMERGENCY_MODE", "HOST_STILL_BOOTING"})
+
+_log = logging.getLogger(__name__)
+_pools: weakref.WeakSet[SessionPool] = weakref.WeakSet()
+
+
+def no_guard() -> None:
+    """Let every call pass: for callers that act for no operation."""
+
+
+class SessionPool:
+    """One process's access to one pool: one login, a few connections, any number of threads.
+
+    Nothing is opened before the first call. A forked child forgets what its parent had opened and logs in for itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: PoolSettings,
+        vault: SessionVault | None = None,
+        *,
+        read_patience_s: float = READ_PATIENCE_S,
+    ) -> None:
+        """Read the addresses and the trust from the settings. Raises PermanentError when they cannot be used."""
+        self.name = name
+        self.settings = settings
+        self.calls: Counter[str] = Counter()
+        home = Address.of_url(settings.url)
+        self._members = tuple(dict.fromkeys([home, *map(home.sibling, settings.members)]))
+        self._tls = TlsPolicy(name, settings.ca_file, settings.fingerprints)
+        self._vault = vault
+        self._read_patience_s = read_patience_s
+        self._begin()
+        _pools.add(self)
+
+    def session(self, guard: Callable[[], None] = no_guard) -> Session:
+        """Return a view whose every changing call asks `guard` first; `guard` raises LeaseLost to stop it."""
+        return Session(self, guard)
+
+    def close(self) -> None:
+        """Log out, unless a vault keeps the session for others, and close the idle connections."""
+        self._login.end()
+        self._connections.close()
+
+    def __repr__(self) -> str:
+        return f"SessionPool({self.name!r}, {self._master.url!r})"
+
+    def call(self, method: str, values: tuple[object, ...], guard: Callable[[], None]) -> Any:
+        """Carry out one call; see the module's promises."""
+        params = arguments(method, values)
+        if is_read(method):
+            return self._read(method, params)
+        try:
+            return self._attempt(method, params, guard)
+        except AnswerLost as lost:
+            raise UnknownResult(
+                f"Pool {self.name!r} did not answer {method} ({lost}) after it had been sent: it may have taken "
+                f"effect. Look for its result before repeating it.",
+            ) from lost
+
+    def open_connection(self, address: Address | None = None) -> PoolConnection:
+        """Open a connection of the caller's own, outside the shared ones; None means the master."""
+        connection = self._make_connection(address or self._master)
+        connection.connect()
+        return connection
+
+    def session_ref(self) -> str:
+        """Return the session's token, a secret, for the HTTP handlers."""
+        return self._login.session_ref()
+
+    def forget_inherited(self) -> None:
+        """Start anew in a forked child; the parent's session and connections stay the parent's."""
+        self._connections.abandon()
+        self._begin()
+
+    def _begin(self) -> None:
+        settings = self.settings
+        self._master = self._members[0]
+        self._count_lock = threading.Lock()
+        self._login = SharedLogin(self.name, self._vault, self._log_in, self._log_out)
+        self._connections = ConnectionPool(
+            self.name, settings.max_connections, settings.call_timeout_s, self._make_connection
+        )
+
+    def _make_connection(self, address: Address) -> PoolConnection:
+        return PoolConnection(self.name, address, self._tls, self.settings.connect_timeout_s)
+
+    def _read(self, method: str, params: tuple[Any, ...]) -> Any:
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((PoolUnreachable, AnswerLost)),
+            wait=_pause_s,
+            stop=tenacity.stop_before_delay(self._read_patience_s),
+            reraise=True,
+        )
+        try:
+            return tries(self._attempt, method, params, no_guard)
+        except AnswerLost as lost:
+            raise PoolUnreachable(
+                f"Pool {self.name!r} does not answer {method} ({lost}). Check that its master is up.",
+            ) from lost
+
+    def _attempt(self, method: str, params: tuple[Any, ...], guard: Callable[[], None]) -> Any:
+        """Send one call, logging in when the pool does not know the session (any more)."""
+        session_ref = self._login.session_ref()
+        renewals = 0
+        while True:
+            try:
+                return self._send_to_master(method, (session_ref, *params), guard, self.settings.call_timeout_s)
+            except XenAPI.Failure as failure:
+                details = _details(failure)
+                if details[0] != "SESSION_INVALID" or renewals == _RENEWALS:
+                    raise XenAPIFailure([_hide(part, session_ref) for part in details], call=method) from None
+                renewals += 1
+                session_ref = self._login.renew(session_ref)
+
+    def _send_to_master(self, method: str, params: tuple[Any, ...], guard: Callable[[], None], timeout_s: float) -> Any:
+        """Send one request to the member that is master now. Raises XenAPI.Failure, PoolUnreachable, AnswerLost."""
+        refused: dict[Address, str] = {}
+        for start in dict.fromkeys([self._master, *self._members]):
+            address = start
+            for _ in range(_REDIRECTS):
+                if address in refused:
+                    break
+                try:
+                    value = self._post(address, method, params, guard, timeout_s)
+                except PoolUnreachable as error:
+                    refused[address] = str(error)
+                except XenAPI.Failure as failure:
+                    details = _details(failure)
+                    if details[0] == "HOST_IS_SLAVE" and len(details) > 1:
+                        refused[address] = f"{address} is a member and names {details[1]} as master."
+                        address = address.sibling(details[1])
+                        continue
+                    if details[0] not in _NOT_SERVING or not refused:
+                        self._settle_on(address)
+                        raise
+                    refused[address] = f"{address} answers {details[0]}."
+                else:
+                    self._settle_on(address)
+                    return value
+        if len(refused) == 1:
+            raise PoolUnreachable(next(iter(refused.values())))
+        raise PoolUnreachable(f"Pool {self.name!r}: no known member leads to the master. {' '.join(refused.values())}")
+
+    def _settle_on(self, address: Address) -> None:
+        if address != self._master:
+            _log.warning("pool %s: the master is now %s, not %s", self.name, address, self._master)
+            self._master = address
+
+    def _post(
+        self, address: Address, method: str, params: tuple[Any, ...], guard: Callable[[], None], timeout_s: float
+    ) -> Any:
+        """Send one request to one host, exactly once, marshalled by the official package."""
+        terms = Terms(address, timeout_s, _Departure(self, method, guard), (("originator", self.settings.originator),))
+        exchange = Exchange(self.name, self._connections, terms)
+        # Called as a plain proxy method: `.xenapi` would log in again and repeat the call on its own (xapi.md 2.7).
+        proxy = XenAPI.Session(address.url, transport=exchange)
+        answer = getattr(proxy, method)(*params)
+        if not isinstance(answer, dict) or "Status" not in answer:
+            raise PermanentError(f"Pool {self.name!r}: what answers at {address} is not a XAPI. Check url.")
+        if answer["Status"] != "Success":
+            raise XenAPI.Failure(answer.get("ErrorDescription") or ["INTERNAL_ERROR", "no description"])
+        return answer.get("Value", "")
+
+    def count(self, method: str) -> None:
+        """Note that a call is being sent."""
+        with self._count_lock:
+            self.calls[method] += 1
+
+    def _log_in(self) -> str:
+        settings = self.settings
+        password = settings.password.get_secret_value() if settings.password else ""
+        params = (settings.username, password, "1.0", settings.originator)
+        timeout_s = min(LOGIN_TIMEOUT_S, settings.call_timeout_s)
+        try:
+            return str(self._send_to_master(_LOGIN, params, no_guard, timeout_s))
+        except AnswerLost as lost:
+            raise PoolUnreachable(f"Pool {self.name!r} does not answer the login at {self._master}: {lost}.") from lost
+        except XenAPI.Failure as failure:
+            details = _details(failure)
+        if details[0] == "SESSION_AUTHENTICATION_FAILED":
+            raise PoolAuthenticationFailed(
+                f"Pool {self.name!r} refused user {settings.username!r}: check username and password_file.",
+            )
+        if details[0] == "SESSION_AUTHORIZATION_FAILED":
+            raise PoolAuthenticationFailed(
+                f"Pool {self.name!r} gives user {settings.username!r} no role: give it one, or use another user.",
+            )
+        raise XenAPIFailure(details, call=_LOGIN)
+
+    def _log_out(self, session_ref: str) -> None:
+        timeout_s = min(LOGIN_TIMEOUT_S, self.settings.call_timeout_s)
+        with suppress(PoolUnreachable, AnswerLost, XenAPI.Failure):  # XAPI drops an unused session after a day
+            self._post(self._master, _LOGOUT, (session_ref,), no_guard, timeout_s)
+
+
+class Session:
+    """What a step uses: calls on behalf of one operation."""
+
+    __slots__ = ("_guard", "_pool")
+
+    def __init__(self, pool: SessionPool, guard: Callable[[], None]) -> None:
+        self._pool = pool
+        self._guard = guard
+
+    @property
+    def pool_name(self) -> str:
+        """The pool's name in the settings."""
+        return self._pool.name
+
+    @property
+    def settings(self) -> PoolSettings:
+        """The pool's settings."""
+        return self._pool.settings
+
+    def call(self, method: str, *args: object) -> Any:
+        """Call `VM.get_record` or any other message and return its value.
+
+        Raises XenAPIFailure, PoolUnreachable (nothing happened), UnknownResult (it may have), LeaseLost (from the
+        guard), PoolAuthenticationFailed, CertificateMismatch, PermanentError (the request or the address is unusable).
+        """
+        return self._pool.call(method, args, self._guard)
+
+    def call_async(self, method: str, *args: object) -> str:
+        """Start a call on the pool and return its task's ref. Raises as `call`."""
+        return str(self._pool.call(f"Async.{method}", args, self._guard))
+
+    def guard(self) -> None:
+        """Raise LeaseLost if the operation is no longer this process's to work on."""
+        self._guard()
+
+    def open_connection(self, address: Address | None = None) -> PoolConnection:
+        """Open a connection of the caller's own to the master, or to `address`, for a transfer."""
+        return self._pool.open_connection(address)
+
+    def session_ref(self) -> str:
+        """Return the session's token for an HTTP handler's cookie. It is a secret: never log it."""
+        return self._pool.session_ref()
+
+    def __repr__(self) -> str:
+        return f"Session({self._pool.name!r})"
+
+
+class _Departure:
+    """What happens right before a request's first byte: the guard is asked, the call counted."""
+
+    __slots__ = ("_guard", "_method", "_pool")
+
+    def __init__(self, pool: SessionPool, method: str, guard: Callable[[], None]) -> None:
+        self._pool = pool
+        self._method = method
+        self._guard = guard
+
+    def __call__(self) -> None:
+        self._guard()
+        self._pool.count(self._method)
+
+
+def _details(failure: XenAPI.Failure) -> list[str]:
+    return [str(part) for part in failure.details]
+
+
+def _hide(part: str, session_ref: str) -> str:
+    return part.replace(session_ref, "***")
+
+
+def _pause_s(state: tenacity.RetryCallState) -> float:
+    return SHORT.delay_s(state.attempt_number)
+
+
+def _forget_inherited_sessions() -> None:
+    for pool in list(_pools):
+        pool.forget_inherited()
+
+
+os.register_at_fork(after_in_child=_forget_inherited_sessions)

@@ -1,0 +1,30 @@
+"""Storage repositories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.xenapi.session import Session
+
+#: `other_config` switches by which an administrator turns the garbage collector off (xapi.md 9.3).
+_COLLECTOR_SWITCHES = ("gc", "coalesce", "leaf-coalesce")
+
+
+def get(session: Session, sr_ref: str) -> dict[str, Any]:
+    """Return the repository's record."""
+    record: dict[str, Any] = session.call("SR.get_record", sr_ref)
+    return record
+
+
+def scan(session: Session, sr_ref: str) -> None:
+    """Refresh the pool's records of the disks, their parents included, and wake the garbage collector.
+
+    XAPI may hold the call for long while another one works on the repository (xapi.md 8.4).
+    """
+    session.call("SR.scan", sr_ref)
+
+
+def can_coalesce(sr_rec: dict[str, Any]) -> bool:
+    """Tell whether the garbage collector may merge what a snapshot leaves: no switch of it is off."""
+    other_config: dict[str, str] = sr_rec["other_config"]
+    return all(other_config.get(switch, "true").lower() != "false" for switch in _COLLECTOR_SWITCHES)

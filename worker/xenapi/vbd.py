@@ -1,0 +1,43 @@
+"""VBDs: which disks a VM has, and where."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from worker.xenapi import query
+from worker.xenapi.session import Session
+
+# XAPI takes Linux names too: xvda, hda and sda are position 0 (xapi.md 6.4).
+_LINUX_NAME = re.compile(r"(?:xvd|hd|sd)([a-z])")
+_NO_POSITION = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One disk of a VM."""
+
+    userdevice: str
+    vbd_ref: str
+    vdi_ref: str
+    bootable: bool
+
+
+def disks_of(session: Session, vm_ref: str) -> list[Disk]:
+    """Return the VM's disks by position, without CD drives and empty devices. One call."""
+    condition = query.both(query.equal("VM", vm_ref), query.equal("type", "Disk"), query.equal("empty", "false"))
+    records: dict[str, dict[str, Any]] = session.call("VBD.get_all_records_where", condition)
+    disks = [
+        Disk(str(rec["userdevice"]), ref, str(rec["VDI"]), bool(rec["bootable"]))
+        for ref, rec in records.items()
+        if rec["VM"] == vm_ref and rec["type"] == "Disk" and not rec["empty"]
+    ]
+    return sorted(disks, key=_position)
+
+
+def _position(disk: Disk) -> tuple[int, str]:
+    if disk.userdevice.isdecimal():
+        return int(disk.userdevice), disk.vbd_ref
+    named = _LINUX_NAME.fullmatch(disk.userdevice)
+    return (ord(named[1]) - ord("a") if named else _NO_POSITION), disk.vbd_ref

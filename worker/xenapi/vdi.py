@@ -1,0 +1,111 @@
+"""VDIs: disks, their snapshots, and the chains of VHDs they are made of (xapi.md 9)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from worker.errors import XenAPIFailure
+from worker.xenapi import query
+from worker.xenapi.session import Session
+
+_GONE = frozenset({"HANDLE_INVALID", "UUID_INVALID"})
+_PARENT_KEY = "vhd-parent"
+
+
+def in_sr(session: Session, sr_ref: str) -> dict[str, dict[str, Any]]:
+    """Return every VDI of the repository, hidden ones included, ref -> record. One call.
+
+    Parents are only right after `sr.scan` (operations.md 6.1).
+    """
+    records: dict[str, dict[str, Any]] = session.call("VDI.get_all_records_where", query.equal("SR", sr_ref))
+    return records
+
+
+def start_snapshot(session: Session, vdi_ref: str) -> str:
+    """Begin a snapshot of the disk; return the task, whose result is the snapshot's ref.
+
+    The snapshot takes the disk's `other_config` with it: a marker put there before is in the snapshot from its first
+    moment on (xapi.md 9.1).
+    """
+    return session.call_async("VDI.snapshot", vdi_ref, {})
+
+
+def destroy_if_present(session: Session, vdi_ref: str) -> bool:
+    """Destroy the VDI; return whether it was there. Raises XenAPIFailure VDI_IN_USE while something holds it."""
+    try:
+        session.call("VDI.destroy", vdi_ref)
+    except XenAPIFailure as failure:
+        if failure.code in _GONE:
+            return False
+        raise
+    return True
+
+
+def add_to_other_config(session: Session, vdi_ref: str, key: str, value: str) -> None:
+    """Set one key, replacing its value if there is one."""
+    try:
+        session.call("VDI.add_to_other_config", vdi_ref, key, value)
+    except XenAPIFailure as failure:
+        if failure.code != "MAP_DUPLICATE_KEY":
+            raise
+        remove_from_other_config(session, vdi_ref, key)
+        session.call("VDI.add_to_other_config", vdi_ref, key, value)
+
+
+def remove_from_other_config(session: Session, vdi_ref: str, key: str) -> None:
+    """Remove one key; a missing one is fine."""
+    session.call("VDI.remove_from_other_config", vdi_ref, key)
+
+
+class Chain:
+    """The VHD trees of one repository, as its VDI records show them. Nodes are named by uuid; nothing is called."""
+
+    def __init__(self, vdi_recs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take what `in_sr` returned."""
+        self._recs = vdi_recs
+        self._ref_of: dict[str, str] = {str(rec["uuid"]): ref for ref, rec in vdi_recs.items()}
+        self._children: defaultdict[str, list[str]] = defaultdict(list)
+        for rec in vdi_recs.values():
+            parent_uuid = rec["sm_config"].get(_PARENT_KEY)
+            if parent_uuid:
+                self._children[parent_uuid].append(str(rec["uuid"]))
+
+    def __contains__(self, vdi_uuid: str) -> bool:
+        return vdi_uuid in self._ref_of
+
+    def ref_of(self, vdi_uuid: str) -> str:
+        """Return the node's ref. Raises KeyError."""
+        return self._ref_of[vdi_uuid]
+
+    def rec_of(self, vdi_uuid: str) -> Mapping[str, Any]:
+        """Return the node's record. Raises KeyError."""
+        return self._recs[self._ref_of[vdi_uuid]]
+
+    def parent_of(self, vdi_uuid: str) -> str | None:
+        """Return the node it is written on top of; None for a root and for a node that is not here."""
+        if vdi_uuid not in self._ref_of:
+            return None
+        return self.rec_of(vdi_uuid)["sm_config"].get(_PARENT_KEY) or None
+
+    def ancestors(self, vdi_uuid: str) -> list[str]:
+        """Return all nodes below, the node's parent first, the root last."""
+        found: list[str] = []
+        parent_uuid = self.parent_of(vdi_uuid)
+        while parent_uuid is not None and parent_uuid not in found:  # a loop would be a damaged SR: do not hang on it
+            found.append(parent_uuid)
+            parent_uuid = self.parent_of(parent_uuid)
+        return found
+
+    def children(self, vdi_uuid: str) -> list[str]:
+        """Return the nodes written directly on top of this one, in no order."""
+        return list(self._children.get(vdi_uuid, ()))
+
+    def depth(self, vdi_uuid: str) -> int:
+        """Return how many VHDs a read may have to pass, this one included; XAPI snapshots up to 30 (xapi.md 9.1)."""
+        return 1 + len(self.ancestors(vdi_uuid))
+
+    def snapshots_of(self, vdi_ref: str) -> list[str]:
+        """Return the refs of the disk's snapshots, in no order."""
+        return [ref for ref, rec in self._recs.items() if rec["is_a_snapshot"] and rec["snapshot_of"] == vdi_ref]

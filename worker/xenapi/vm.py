@@ -1,0 +1,77 @@
+"""VMs: finding the one that a request means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from worker.errors import InstanceAmbiguous, InstanceNotFound
+from worker.xenapi import query
+from worker.xenapi.session import Session
+
+#: `other_config` keys that hold the OpenStack uuid: ours, and Nova's on VMs it made.
+INSTANCE_KEYS = ("vmops.instance", "nova_uuid")
+_ROLE_KEY = "vmops.role"
+_NAMED_IN_MESSAGE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A VM: its ref and its record as it was when found."""
+
+    ref: str
+    rec: dict[str, Any]
+
+
+def find(session: Session, *, vm_uuid: str | None = None, uuid: str | None = None, name: str | None = None) -> Found:
+    """Return the VM that has all the given marks: XAPI's uuid, the OpenStack instance's uuid, the name.
+
+    Snapshots, templates and control domains never match: snapshots carry the same name and `other_config`. A rescue VM
+    is found by its own name or uuid only, since Nova gives it its instance's uuid. One call, whatever the number of
+    VMs. Raises InstanceNotFound, InstanceAmbiguous.
+    """
+    if vm_uuid is None and uuid is None and name is None:
+        raise ValueError("say which VM: vm_uuid, uuid or name")
+    records: dict[str, dict[str, Any]] = session.call("VM.get_all_records_where", _condition(vm_uuid, name))
+    found = [
+        Found(ref, rec)
+        for ref, rec in records.items()
+        if not (rec["is_a_snapshot"] or rec["is_a_template"] or rec["is_control_domain"])
+        and (vm_uuid is None or rec["uuid"] == vm_uuid.lower())
+        and (name is None or rec["name_label"] == name)
+        and (uuid is None or _is_instance(rec, uuid))
+    ]
+    wanted = _description(vm_uuid, uuid, name)
+    if not found:
+        raise InstanceNotFound(
+            f"Pool {session.pool_name!r} has no VM with {wanted}. Check the value, and that the VM is in this pool.",
+        )
+    if len(found) > 1:
+        uuids = sorted(str(vm.rec["uuid"]) for vm in found)
+        shown = ", ".join(uuids[:_NAMED_IN_MESSAGE]) + (", ..." if len(uuids) > _NAMED_IN_MESSAGE else "")
+        raise InstanceAmbiguous(
+            f"Pool {session.pool_name!r} has {len(found)} VMs with {wanted}: {shown}. Say which one with vm_uuid.",
+        )
+    return found[0]
+
+
+def _condition(vm_uuid: str | None, name: str | None) -> str:
+    conditions = [query.equal(field, "false") for field in ("is_a_snapshot", "is_a_template", "is_control_domain")]
+    if vm_uuid is not None and query.can_quote(vm_uuid):
+        conditions.append(query.equal("uuid", vm_uuid.lower()))
+    if name is not None and query.can_quote(name):
+        conditions.append(query.equal("name__label", name))
+    return query.both(*conditions)
+
+
+def _is_instance(vm_rec: dict[str, Any], uuid: str) -> bool:
+    other_config: dict[str, str] = vm_rec["other_config"]
+    if all(other_config.get(key, "").lower() != uuid.lower() for key in INSTANCE_KEYS):
+        return False
+    is_rescue_vm = other_config.get(_ROLE_KEY) == "rescue" or str(vm_rec["name_label"]).endswith("-rescue")
+    return not is_rescue_vm
+
+
+def _description(vm_uuid: str | None, uuid: str | None, name: str | None) -> str:
+    marks = {"XAPI uuid": vm_uuid, "instance uuid": uuid, "name": name}
+    return " and ".join(f"{label} {value!r}" for label, value in marks.items() if value is not None)
