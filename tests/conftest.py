@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import guard, servers
+from tests.support import guard, rabbitmq, servers
 from tests.support.servers import RedisServer
 
 
@@ -55,3 +55,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[rabbitmq.RabbitMQ]:
+    """One RabbitMQ node for the whole run (tests marked `rabbitmq`); a test that kills it starts it again."""
+    if rabbitmq.find_server() is None:
+        pytest.skip("RabbitMQ is not installed")
+    with rabbitmq.running() as node:
+        yield node

@@ -12,10 +12,13 @@ from pathlib import Path
 import psutil
 import redis
 
-from worker.cli.embedded import EmbeddedBroker
+from worker.cli.embedded import EmbeddedBroker, ManagedProcess
 
 #: In the environment of every process that this test process starts, and of their children.
 MARK = "VMOPS_TEST_PROCESS"
+
+#: Servers of wider fixtures: a test may restart them, so their processes are not its strays.
+_kept: list[ManagedProcess] = []
 
 
 class RedisServer:
@@ -63,6 +66,16 @@ class RedisServer:
             client.flushall()
 
 
+@contextlib.contextmanager
+def keep(server: ManagedProcess) -> Iterator[None]:
+    """Let a server outlive the tests that start it again; for fixtures wider than a test."""
+    _kept.append(server)
+    try:
+        yield
+    finally:
+        _kept.remove(server)
+
+
 def mark_children() -> None:
     """Give every process started from now on a mark in its environment."""
     os.environ[MARK] = uuid.uuid4().hex
@@ -77,7 +90,8 @@ def live_children() -> dict[tuple[int, float], psutil.Process]:
         with contextlib.suppress(psutil.Error):
             if process.pid != mine.pid and mark is not None and process.environ().get(MARK) == mark:
                 found[process.pid, process.create_time()] = process
-    return {key: process for key, process in found.items() if _counts(process)}
+    kept = _kept_pids()
+    return {key: process for key, process in found.items() if process.pid not in kept and _counts(process)}
 
 
 def end_strays(known: dict[tuple[int, float], psutil.Process], patience_s: float = 3.0) -> list[str]:
@@ -88,6 +102,11 @@ def end_strays(known: dict[tuple[int, float], psutil.Process], patience_s: float
             return [_kill(process) for process in strays]
         time.sleep(0.05)
     return []
+
+
+def _kept_pids() -> set[int]:
+    leaders = [psutil.Process(server.pid) for server in _kept if server.is_running]
+    return {process.pid for leader in leaders for process in (leader, *_descendants(leader))}
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:
