@@ -12,6 +12,7 @@
     |- TransientError             the same call may succeed a little later
     |  |- PoolUnreachable, ImageStoreUnreachable, TruncatedStream, ImageNotReady
     |- UnknownResult              the call may or may not have taken effect: look before anything else
+    |- OperationFailed            an operation ended without success; what a caller's `wait()` raises
     |- LeaseLost                  this process may no longer act for the operation
     |- Cancelled                  somebody asked the operation to stop
 
@@ -167,6 +168,10 @@ class ImageNotReady(TransientError):
 
 class UnknownResult(VmopsError):
     """The connection broke after the call had gone out: it may have taken effect."""
+
+
+class OperationFailed(VmopsError):
+    """An operation ended without success; the text holds the cause's code and message."""
 
 
 class LeaseLost(VmopsError):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPException
 
+from typing import TYPE_CHECKING
+
 from worker.errors import (
     RequestError,
     TransientError,
@@ -18,6 +20,9 @@ from worker.errors import (
     VmopsError,
     XenAPIFailure,
 )
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
 
 
 class Kind(StrEnum):
@@ -133,7 +138,17 @@ class Backoff:
         return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, no secret
 
 
+#: INTERNAL_ERROR is a mixed bag (xapi.md 5.1): after this many tries of a step it is permanent.
+INTERNAL_ERROR_TRIES = 3
+
 #: Between two tries of one XenAPI call or image-store request inside a step (tenacity).
 SHORT = Backoff(first_s=0.2, longest_s=5)
 #: When the cause is a lack of room: nothing changes within seconds.
 CAPACITY = Backoff(first_s=60, longest_s=900)
+
+
+def delay_of(error: BaseException, settings: Settings) -> Backoff:
+    """Return the delays between the engine's tries of a step that ended with `error`."""
+    if kind_of(error) is Kind.CAPACITY:
+        return CAPACITY
+    return Backoff(settings.retry_delay_s, settings.retry_delay_max_s)

@@ -11,6 +11,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import (
@@ -30,6 +31,17 @@ def _read_secret(path: Path) -> SecretStr:
     return SecretStr(path.read_text(encoding="utf-8").strip())
 
 
+def _next_database(url: str) -> str:
+    """Return the same Redis with the database number one higher, so that wiping the broker leaves the journal alone."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        query = dict(parse_qsl(parts.query))
+        query["db"] = str(int(query.get("db") or 0) + 1)
+        return urlunsplit(parts._replace(query=urlencode(query)))
+    database = int(parts.path.strip("/") or 0) + 1
+    return urlunsplit(parts._replace(path=f"/{database}"))
+
+
 class PoolSettings(BaseModel):
     """One XenServer or XCP-ng pool."""
 
@@ -40,12 +52,16 @@ class PoolSettings(BaseModel):
     username: str = Field(default="root", description="XAPI user name.")
     password: SecretStr | None = Field(default=None, description="XAPI password; prefer password_file.")
     password_file: Path | None = Field(default=None, description="File holding the XAPI password.")
-    ca_file: Path | None = Field(default=None, description="PEM file of the authority that signed the pool's certificates.")
+    ca_file: Path | None = Field(
+        default=None, description="PEM file of the authority that signed the pool's certificates."
+    )
     fingerprints: list[str] = Field(default=[], description="SHA-256 fingerprints (hex) of the certificates to trust.")
     originator: str = Field(default="vmops", description="Session originator; XAPI keeps 500 sessions for each.")
     max_connections: int = Field(default=8, ge=1, le=100, description="Connections of one worker process to the pool.")
     connect_timeout_s: Seconds = Field(default=10, description="Time to connect.")
-    call_timeout_s: Seconds = Field(default=180, description="Time for one synchronous call; XAPI itself may wait long.")
+    call_timeout_s: Seconds = Field(
+        default=180, description="Time for one synchronous call; XAPI itself may wait long."
+    )
     first_byte_timeout_s: Seconds = Field(default=600, description="Time until an export's first byte.")
     stream_timeout_s: Seconds = Field(default=90, description="Longest pause inside a transfer.")
 
@@ -58,7 +74,7 @@ class PoolSettings(BaseModel):
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
         if self.url.startswith("https://") and not (self.ca_file or self.fingerprints):
-            raise ValueError("an https:// pool needs ca_file or fingerprints (`vmops doctor` prints the fingerprint)")
+            raise ValueError("an https:// pool needs ca_file, or the SHA-256 of its certificate in fingerprints")
         return self
 
 
@@ -67,8 +83,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="VMOPS_", env_nested_delimiter="__", extra="forbid")
 
-    broker_url: str = Field(default="redis://127.0.0.1:6379/0", description="Celery broker: redis://, rediss:// or amqp://.")
-    journal_url: str | None = Field(default=None, description="Redis of the journal; default: the broker's when that is Redis.")
+    broker_url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="Celery broker: redis://, rediss:// or amqp://."
+    )
+    journal_url: str | None = Field(
+        default=None, description="Redis of the journal; default: the broker's server, next database."
+    )
     journal_prefix: str = Field(default="vmops", description="Prefix of every key in the journal's Redis.")
     state_dir: Path = Field(default=Path("~/.local/state/vmops"), description="Files of the embedded servers.")
     pools: dict[PoolName, PoolSettings] = Field(default={}, description="The pools, by name.")
@@ -76,28 +96,52 @@ class Settings(BaseSettings):
     image_store: str = Field(default="", description="file:///dir, glance+http(s)://host:port, or cloud:NAME.")
     image_store_token: SecretStr | None = Field(default=None, description="Static token for Glance.")
     image_store_token_file: Path | None = Field(default=None, description="File holding a static token for Glance.")
-    image_store_ca_file: Path | None = Field(default=None, description="PEM file of the authority that signed Glance's certificate.")
-    image_wedged_after_s: Seconds = Field(default=7200, description="An image `saving` longer than this, not by us, is wedged.")
+    image_store_ca_file: Path | None = Field(
+        default=None, description="PEM file of the authority that signed Glance's certificate."
+    )
+    image_wedged_after_s: Seconds = Field(
+        default=7200, description="An image `saving` longer than this, not by us, is wedged."
+    )
 
-    secret_key_file: Path | None = Field(default=None, description="Private key (64 hex digits) that opens sealed secrets.")
+    secret_key_file: Path | None = Field(
+        default=None, description="Private key (64 hex digits) that opens sealed secrets."
+    )
     allow_secrets_in_clear: bool = Field(default=False, description="Accept secret fields that were not sealed.")
 
     lease_ttl_s: Seconds = Field(default=30, description="Execution lease of one delivery; renewed at a third of it.")
-    submit_grace_s: Seconds = Field(default=20, description="Time a submitted chain may take to be delivered before it is sent again.")
-    watch_interval_s: Seconds = Field(default=1, description="Pause between two looks at a pool that has waiting operations.")
+    submit_grace_s: Seconds = Field(
+        default=20, description="Time a submitted chain may take to be delivered before it is sent again."
+    )
+    watch_interval_s: Seconds = Field(
+        default=1, description="Pause between two looks at a pool that has waiting operations."
+    )
     reconcile_interval_s: Seconds = Field(default=5, description="Pause between two passes of the reconciler.")
-    max_attempts: int = Field(default=20, ge=1, description="Deliveries of one step that may end without a word (killed workers).")
+    max_attempts: int = Field(
+        default=20, ge=1, description="Deliveries of one step that may end without a word (killed workers)."
+    )
     step_deadline_s: Seconds = Field(default=6 * 3600, description="Time for the retries of one step.")
-    undo_deadline_s: Seconds = Field(default=24 * 3600, description="Time for the retries of one undo before it is stuck.")
-    retry_delay_s: Seconds = Field(default=1, description="First delay between two tries of a step; doubles, with jitter.")
+    undo_deadline_s: Seconds = Field(
+        default=24 * 3600, description="Time for the retries of one undo before it is stuck."
+    )
+    retry_delay_s: Seconds = Field(
+        default=1, description="First delay between two tries of a step; doubles, with jitter."
+    )
     retry_delay_max_s: Seconds = Field(default=60, description="Longest delay between two tries of a step.")
-    operation_retention_s: Seconds = Field(default=7 * 86400, description="Life of a finished operation in the journal.")
+    operation_retention_s: Seconds = Field(
+        default=7 * 86400, description="Life of a finished operation in the journal."
+    )
     progress_interval_s: Seconds = Field(default=1, description="Least pause between two progress reports of a step.")
 
-    coalesce_budget_s: Seconds = Field(default=6 * 3600, description="Longest wait for the storage to coalesce; then the longer chain is exported.")
-    coalesce_check_s: Seconds = Field(default=300, description="Full look at a coalescing chain, beside the watcher's events.")
+    coalesce_budget_s: Seconds = Field(
+        default=6 * 3600, description="Longest wait for the storage to coalesce; then the longer chain is exported."
+    )
+    coalesce_check_s: Seconds = Field(
+        default=300, description="Full look at a coalescing chain, beside the watcher's events."
+    )
 
-    visibility_timeout_s: Seconds = Field(default=60, description="Redis transport: redelivery of a dead worker's messages.")
+    visibility_timeout_s: Seconds = Field(
+        default=60, description="Redis transport: redelivery of a dead worker's messages."
+    )
     atomic_claim: bool = Field(default=True, description="Redis transport: claim messages atomically (worker.broker).")
 
     @model_validator(mode="after")
@@ -107,7 +151,7 @@ class Settings(BaseSettings):
         if self.journal_url is None:
             if not self.broker_url.startswith(("redis://", "rediss://", "unix://")):
                 raise ValueError("journal_url must name a Redis when broker_url is not one")
-            self.journal_url = self.broker_url
+            self.journal_url = _next_database(self.broker_url)
         self.state_dir = self.state_dir.expanduser()
         return self
 
@@ -121,6 +165,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment before file; no dotenv."""
+        del dotenv_settings, file_secret_settings
         path = Path(os.environ.get("VMOPS_CONFIG", "vmops.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
 

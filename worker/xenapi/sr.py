@@ -6,8 +6,8 @@ from typing import Any
 
 from worker.xenapi.session import Session
 
-#: `other_config` switches by which an administrator turns the garbage collector off (xapi.md 9.3).
-_COLLECTOR_SWITCHES = ("gc", "coalesce", "leaf-coalesce")
+#: `other_config` switches by which an administrator turns the collector, or its merging of inner links, off (operations.md 14).
+_COLLECTOR_SWITCHES = ("gc", "coalesce")
 
 
 def get(session: Session, sr_ref: str) -> dict[str, Any]:

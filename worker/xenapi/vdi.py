@@ -23,6 +23,12 @@ def in_sr(session: Session, sr_ref: str) -> dict[str, dict[str, Any]]:
     return records
 
 
+def get(session: Session, vdi_ref: str) -> dict[str, Any]:
+    """Return the disk's record."""
+    record: dict[str, Any] = session.call("VDI.get_record", vdi_ref)
+    return record
+
+
 def start_snapshot(session: Session, vdi_ref: str) -> str:
     """Begin a snapshot of the disk; return the task, whose result is the snapshot's ref.
 
@@ -74,6 +80,10 @@ class Chain:
 
     def __contains__(self, vdi_uuid: str) -> bool:
         return vdi_uuid in self._ref_of
+
+    def has_ref(self, vdi_ref: str) -> bool:
+        """Tell whether the disk is here."""
+        return vdi_ref in self._recs
 
     def ref_of(self, vdi_uuid: str) -> str:
         """Return the node's ref. Raises KeyError."""

@@ -1,0 +1,82 @@
+"""The Celery application: `celery -A worker worker|beat|flower`.
+
+Configured at first use, from `worker.settings`. Why each setting is as it is: celery.md 14 and docs/decisions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_init
+
+from worker import broker
+from worker.settings import Settings, get_settings
+
+#: The modules that declare tasks.
+MODULES = ("worker.resources", "tasks.snapshot", "tasks.pollers")
+
+
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return what beat sends. A tick that was not taken within its interval is dropped."""
+    schedule: dict[str, dict[str, Any]] = {
+        f"look at {pool}": {
+            "task": "vmops.poll_waiting_operations",
+            "schedule": settings.watch_interval_s,
+            "kwargs": {"pool": pool},
+            "options": {"expires": settings.watch_interval_s, "queue": "vmops.control"},
+        }
+        for pool in settings.pools
+    }
+    schedule["reconcile"] = {
+        "task": "vmops.poll_stalled_operations",
+        "schedule": settings.reconcile_interval_s,
+        "options": {"expires": settings.reconcile_interval_s, "queue": "vmops.control"},
+    }
+    return schedule
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Return the Celery settings of a deployment."""
+    return {
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        # AsyncResult(operation id): written by the journal's own scripts, not by Celery.
+        "result_backend": settings.journal_url,
+        "result_expires": settings.operation_retention_s,
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_soft_shutdown_timeout": 10.0,
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "worker_hijack_root_logger": True,
+        "task_default_queue": "vmops.control",
+        "task_create_missing_queues": False,
+        "task_queues": broker.queues(settings),
+        "task_routes": {"vmops.*": {"queue": "vmops.control"}},
+        "beat_schedule": beat_schedule(settings),
+        "beat_max_loop_interval": max(1.0, settings.watch_interval_s),
+        **broker.configuration(settings),
+    }
+
+
+def make_app(settings: Settings | None = None, *, is_current: bool = False) -> Celery:
+    """Return an application for `settings`; None: the process's, read at first use."""
+    made = Celery("vmops", include=MODULES, set_as_current=is_current)
+    made.add_defaults(lambda: configuration(settings or get_settings()))
+    broker.install(made)
+    return made
+
+
+app = make_app(is_current=True)
+
+
+@worker_init.connect
+def _announce_key(**_: Any) -> None:
+    from worker.operations.runtime import current
+
+    current().publish_public_key()

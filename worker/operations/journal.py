@@ -1,0 +1,333 @@
+"""The journal: what every operation is, where it stands, and who may act for it. Redis is its store.
+
+Each operation is one hash; each write that matters is one Lua script (`scripts/`), so that a process killed between any two
+lines leaves a journal that another can go on from. Keys, below the prefix of the settings:
+
+    op:<id>             the operation               events:<id>        its history (stream)
+    live                id -> when to suspect it    waiting:<pool>     id -> when to wake it
+    ops                 id -> created               watch:<pool>       id -> what it waits for in the pool
+    hold:<pool>:<what>  ids in order of arrival     unannounced        ended, closing event not yet sent
+
+`celery-task-meta-<id>` is written by the same scripts: `AsyncResult(id)` never disagrees with the journal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from importlib.resources import files
+from typing import Any, Literal, cast
+
+from redis import Redis
+from redis.commands.core import Script
+
+from worker.errors import NotCancellable, OperationNotFound
+from worker.operations import results
+from worker.operations.record import Direction, Record, parse
+from worker.operations.states import MOVES, State
+from worker.settings import Settings
+
+
+class Claim(StrEnum):
+    """What became of a delivery that wanted to act."""
+
+    CLAIMED = "claimed"
+    MISSING = "missing"
+    STALE = "stale"
+    BUSY = "busy"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One change of an operation's state; see `Journal.move`."""
+
+    state: State
+    place: Literal["live", "waiting", "none"]
+    set: Mapping[str, object]
+    """Fields to write; values that are not text are written as JSON."""
+    drop: Sequence[str] = ()
+    """Fields to remove."""
+    due_in_s: float = 0.0
+    watch: Mapping[str, object] | None = None
+    """What to watch for in the pool while waiting: {"until": [...]}."""
+    hold: str | None = None
+    """The resource whose turn is awaited."""
+    text: str = ""
+    """The line of history."""
+    final: bool = False
+
+
+def _encode(fields: Mapping[str, object]) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
+
+
+class Journal:
+    """All operations of one deployment. Safe to use from several threads; a child process makes its own."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.redis = redis
+        self.prefix = settings.journal_prefix
+        self._retention_ms = int(settings.operation_retention_s * 1000)
+        self._grace_s = settings.submit_grace_s
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self.prefix, *parts))
+
+    def _script(self, name: str) -> Script:
+        folder = files("worker.operations") / "scripts"
+        source = (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
+        return self.redis.register_script(source)
+
+    @cached_property
+    def _scripts(self) -> dict[str, Script]:
+        names = ("enter", "claim", "renew", "save", "move", "hold", "cancel")
+        return {name: self._script(name) for name in names}
+
+    def now_ms(self) -> int:
+        """Return the journal's clock: milliseconds since the epoch."""
+        seconds, micros = self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def get(self, operation_id: str) -> Record:
+        """Return the operation. Raises OperationNotFound."""
+        flat = cast("dict[bytes, bytes]", self.redis.hgetall(self._key("op", operation_id)))
+        if not flat:
+            raise OperationNotFound(
+                f"No operation {operation_id} is in the journal: it was never submitted here, or has expired."
+            )
+        return parse(flat)
+
+    def find(self, *, limit: int = 1000) -> Iterator[Record]:
+        """Yield the newest operations first, at most `limit`."""
+        ids = cast("list[bytes]", self.redis.zrevrange(self._key("ops"), 0, limit - 1))
+        for start in range(0, len(ids), 100):
+            with self.redis.pipeline(transaction=False) as pipe:
+                for raw in ids[start : start + 100]:
+                    pipe.hgetall(self._key("op", raw.decode()))
+                for flat in pipe.execute():
+                    if flat:
+                        yield parse(flat)
+
+    def events(
+        self, operation_id: str, after: str = "0", block_ms: int | None = None
+    ) -> list[tuple[str, dict[str, str]]]:
+        """Return the lines of history after the one called `after`; wait up to `block_ms` for the first."""
+        stream = self._key("events", operation_id)
+        answer = cast("list[Any]", self.redis.xread({stream: after}, count=500, block=block_ms))
+        lines = answer[0][1] if answer else []
+        return [(mark.decode(), {k.decode(): v.decode() for k, v in fields.items()}) for mark, fields in lines]
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def enter(self, record: Record, *, announced: bool = False) -> bool:
+        """Write a new operation; False when the journal knows it already.
+
+        A client that announces writes position -1 only; the entry task then enters the checked operation over it.
+        """
+        answer = self._scripts["enter"](
+            keys=[
+                self._key("op", record.id),
+                self._key("live"),
+                self._key("ops"),
+                self._key("events", record.id),
+                results.key(record.id),
+            ],
+            args=[
+                record.id,
+                json.dumps(_encode(record.initial_fields())),
+                "1" if announced else "0",
+                int(self._grace_s * 1000),
+                json.dumps({"state": record.state, "text": "submitted" if announced else "accepted"}),
+                results.meta(record),
+                self._retention_ms,
+            ],
+        )
+        return bool(answer)
+
+    def claim(self, record: Record, token: str, ttl_s: float, text: str) -> tuple[Claim, Record | None]:
+        """Try to act for the operation at the direction and position of `record`."""
+        pool = record.pool
+        answer = self._scripts["claim"](
+            keys=[
+                self._key("op", record.id),
+                self._key("live"),
+                self._key("waiting", pool),
+                self._key("watch", pool),
+                self._key("watchver", pool),
+                self._key("events", record.id),
+            ],
+            args=[
+                record.id,
+                record.direction,
+                record.position,
+                token,
+                int(ttl_s * 1000),
+                State.RUNNING,
+                json.dumps({"state": State.RUNNING, "step": text, "text": "begins"}),
+                f"attempts:{text}",
+            ],
+        )
+        outcome = Claim(answer[0].decode())
+        if outcome is not Claim.CLAIMED:
+            return outcome, None
+        flat = answer[1]
+        return outcome, parse(dict(zip(flat[::2], flat[1::2], strict=True)))
+
+    def renew(self, operation_id: str, token: str, ttl_s: float) -> Literal["held", "cancel", "lost"]:
+        """Keep the execution lease for another `ttl_s`."""
+        answer = self._scripts["renew"](
+            keys=[self._key("op", operation_id), self._key("live")], args=[operation_id, token, int(ttl_s * 1000)]
+        )
+        return cast('Literal["held", "cancel", "lost"]', answer.decode())
+
+    def save(self, record: Record, fields: Mapping[str, object], text: str = "") -> bool:
+        """Write fields of the step in progress; False when another delivery has taken over."""
+        event = (
+            {"state": record.state, "step": record.step, "text": text, "progress": record.progress} if text else None
+        )
+        return bool(
+            self._scripts["save"](
+                keys=[self._key("op", record.id), self._key("events", record.id), results.key(record.id)],
+                args=[
+                    record.token,
+                    json.dumps(_encode(fields)),
+                    json.dumps(event) if event else "",
+                    results.meta(record),
+                    self._retention_ms,
+                ],
+            )
+        )
+
+    def move(self, record: Record, move: Move) -> bool:
+        """Move the operation, if `record.token` still may ('' = nobody acts for it); tell whether it was moved.
+
+        Raises nothing when it was not: somebody else has moved it, and is right.
+        """
+        after = record.changed(move.state, move.set)
+        holds = [self._key("hold", record.pool, what) for what in record.holds]
+        spec = {
+            "token": record.token,
+            "from": sorted(MOVES[move.state]),
+            "set": {**_encode(move.set), "state": move.state},
+            "del": [*move.drop, "silent_tries", *(() if move.place == "waiting" else ("wait",))],
+            "place": move.place,
+            "due_in_ms": int(move.due_in_s * 1000),
+            "hold": 1 + record.holds.index(move.hold) if move.hold else 0,
+            "watch": json.dumps(move.watch) if move.watch else "",
+            "event": {"state": move.state, "step": after.step, "text": move.text, "progress": after.progress},
+            "meta": results.meta(after),
+            "meta_ttl_ms": self._retention_ms,
+            "final": move.final,
+            "retention_ms": self._retention_ms,
+        }
+        answer = self._scripts["move"](
+            keys=[
+                self._key("op", record.id),
+                self._key("live"),
+                self._key("waiting", record.pool),
+                self._key("watch", record.pool),
+                self._key("watchver", record.pool),
+                self._key("events", record.id),
+                results.key(record.id),
+                self._key("unannounced"),
+                *holds,
+            ],
+            args=[record.id, json.dumps(spec)],
+        )
+        return bool(answer)
+
+    def hold(self, record: Record, what: str, *, queue: bool) -> str | None:
+        """Queue for `what` (such as `vm:<uuid>`) until the operation ends; return the id of the one whose turn it is.
+
+        None: the execution lease is lost. With `queue=False` a taken resource is not queued for.
+        """
+        answer = self._scripts["hold"](
+            keys=[self._key("hold", record.pool, what), self._key("op", record.id)],
+            args=[record.id, self._key("op") + ":", "1" if queue else "0", what, record.token],
+        )
+        return answer.decode() or None
+
+    def cancel(self, operation_id: str) -> None:
+        """Ask the operation to stop and undo; a stuck one is asked to try again. Asking twice does no harm.
+
+        Raises OperationNotFound, NotCancellable.
+        """
+        record = self.get(operation_id)
+        answer = self._scripts["cancel"](
+            keys=[
+                self._key("op", operation_id),
+                self._key("live"),
+                self._key("waiting", record.pool),
+                self._key("events", operation_id),
+            ],
+            args=[operation_id, json.dumps({"text": "asked to stop"})],
+        ).decode()
+        if answer == "ended":
+            raise NotCancellable(f"Operation {operation_id} has ended: there is nothing to cancel.")
+        if answer == "late":
+            raise NotCancellable(
+                f"Operation {operation_id} has done its work and is only cleaning up: it can no longer be cancelled."
+            )
+
+    # -- what watcher and reconciler look through ------------------------------------------------------------------
+
+    def due(self, pool: str, *, limit: int = 200) -> list[str]:
+        """Return the ids of waiting operations of a pool whose time to wake has come."""
+        found = self.redis.zrangebyscore(self._key("waiting", pool), "-inf", self.now_ms(), start=0, num=limit)
+        return [raw.decode() for raw in cast("list[bytes]", found)]
+
+    def suspects(self, *, limit: int = 200) -> list[str]:
+        """Return the ids of operations that should have moved by now."""
+        found = self.redis.zrangebyscore(self._key("live"), "-inf", self.now_ms(), start=0, num=limit)
+        return [raw.decode() for raw in cast("list[bytes]", found)]
+
+    def suspect_later(self, operation_id: str) -> None:
+        """Give an operation that was just sent again time to be delivered."""
+        due = self.now_ms() + int(self._grace_s * 1000)
+        self.redis.zadd(self._key("live"), {operation_id: due}, xx=True)
+
+    def forget(self, operation_id: str) -> None:
+        """Drop an id whose operation has expired from the indexes."""
+        with self.redis.pipeline() as pipe:
+            pipe.zrem(self._key("live"), operation_id)
+            pipe.srem(self._key("unannounced"), operation_id)
+            pipe.execute()
+
+    def unannounced(self) -> list[str]:
+        """Return the ids of ended operations whose closing event may not have been sent."""
+        return [raw.decode() for raw in cast("set[bytes]", self.redis.smembers(self._key("unannounced")))]
+
+    def announced(self, operation_id: str) -> None:
+        """Note that the closing event has been sent."""
+        self.redis.srem(self._key("unannounced"), operation_id)
+
+    def expire_index(self) -> None:
+        """Forget the ids of operations that ended longer ago than the retention."""
+        before = self.now_ms() - 2 * self._retention_ms
+        self.redis.zremrangebyscore(self._key("ops"), "-inf", before)
+
+    def open_holds(self) -> dict[str, list[str]]:
+        """Return every resource that is held: `<pool>:<what>` -> ids in order of arrival."""
+        start = self._key("hold") + ":"
+        found = {}
+        for raw in self.redis.scan_iter(match=start + "*"):
+            ids = cast("list[bytes]", self.redis.lrange(raw, 0, -1))
+            found[raw.decode().removeprefix(start)] = [one.decode() for one in ids]
+        return found
+
+
+def connect(settings: Settings) -> Journal:
+    """Open the journal that the settings name."""
+    redis = Redis.from_url(
+        cast(str, settings.journal_url), socket_timeout=30, socket_connect_timeout=10, health_check_interval=25
+    )
+    return Journal(redis, settings)
+
+
+__all__ = ["Claim", "Direction", "Journal", "Move", "connect"]

@@ -1,0 +1,211 @@
+"""What a step sees of its operation, and the execution lease that lets it act."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from threading import Event, Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis.exceptions import RedisError
+
+from worker.errors import Cancelled, LeaseLost, OperationConflict, OperationNotFound
+from worker.operations.progress import percent
+from worker.operations.record import Direction, Record
+from worker.operations.request import Request, Secret
+from worker.operations.states import FINAL
+from worker.operations.wait import Wait
+
+if TYPE_CHECKING:
+    from worker.operations.definition import Definition
+    from worker.operations.runtime import Runtime
+
+#: Part of the lease that is left unused, for clocks that run apart.
+_MARGIN = 0.1
+#: Longest pause between two renewals, so that a wish to cancel is heard soon.
+_RENEW_AT_LEAST_S = 2.0
+#: A queued operation looks whether it is its turn this often, should nobody wake it.
+_HOLD_CHECK_S = 60.0
+_HOLD_DEADLINE_S = 7 * 86400.0
+
+R = TypeVar("R", bound=Request)
+
+
+def _clock_s() -> float:
+    # Counts time in suspension too, where the platform has such a clock: a thawed worker must know that it slept.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Lease(AbstractContextManager["Lease"]):
+    """The execution lease of one delivery, renewed in the background."""
+
+    def __init__(self, runtime: Runtime, record: Record, taken_at_s: float) -> None:
+        """`taken_at_s` is the local time just before the lease was asked for."""
+        self._runtime = runtime
+        self._record = record
+        self._ttl_s = runtime.settings.lease_ttl_s
+        self._valid_until_s = taken_at_s + self._ttl_s * (1 - _MARGIN)
+        self._lost = False
+        self._ended = Event()
+        self._thread = Thread(target=self._keep, name=f"lease {record.id}", daemon=True)
+        self.cancelled = Event()
+
+    @staticmethod
+    def clock_s() -> float:
+        """Return the local time that leases are measured in."""
+        return _clock_s()
+
+    def __enter__(self) -> Lease:
+        """Begin to renew."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Stop renewing; the lease itself ends with the step's journal write."""
+        self._ended.set()
+
+    def guard(self) -> None:
+        """Raise LeaseLost when another worker may act by now. Cheap: looks at the local clock."""
+        if self._lost or _clock_s() > self._valid_until_s:
+            raise LeaseLost(f"the execution lease of operation {self._record.id} has run out")
+
+    def _keep(self) -> None:
+        pause_s = min(self._ttl_s / 3, _RENEW_AT_LEAST_S)
+        while not self._ended.wait(pause_s):
+            asked_at_s = _clock_s()
+            try:
+                answer = self._runtime.journal.renew(self._record.id, self._record.token, self._ttl_s)
+            except RedisError:
+                continue  # until the local clock says that the lease is over
+            if answer == "lost":
+                self._lost = True
+                return
+            self._valid_until_s = asked_at_s + self._ttl_s * (1 - _MARGIN)
+            if answer == "cancel":
+                self.cancelled.set()
+
+
+class Op:
+    """One delivery's view of its operation. Only the worker that holds the lease can write through it."""
+
+    def __init__(self, runtime: Runtime, definition: Definition, record: Record, lease: Lease) -> None:
+        self._runtime = runtime
+        self._definition = definition
+        self._record = record
+        self._lease = lease
+        self._reported_at_s = 0.0
+        self._request = definition.request.model_validate(record.request)
+
+    @property
+    def id(self) -> str:
+        """The operation's id: also Celery's task id, and the mark on everything made in the pool."""
+        return self._record.id
+
+    @property
+    def pool_name(self) -> str:
+        """Name of the configured pool."""
+        return self._record.pool
+
+    @property
+    def record(self) -> Record:
+        """The operation as last read or written here."""
+        return self._record
+
+    def request(self, model: type[R]) -> R:
+        """Return the request as its model."""
+        return self._request if isinstance(self._request, model) else model.model_validate(self._request)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the steps have remembered so far; write with `remember`."""
+        return self._record.data
+
+    def remember(self, **values: Any) -> None:
+        """Keep values (plain JSON) for this step's next run and for the steps after. Raises LeaseLost."""
+        self._save({f"d:{key}": json.dumps(value) for key, value in values.items()})
+        self._record.data.update(values)
+
+    def note(self, text: str) -> None:
+        """Add a line to the operation's history."""
+        self._save({}, text)
+
+    def set_result(self, **values: Any) -> None:
+        """Say what `AsyncResult.get()` shall return once the operation has succeeded."""
+        self.remember(result={**self.data.get("result", {}), **values})
+
+    def progress(self, fraction: float) -> None:
+        """Report how far this step is, 0 to 1; written at most once in `progress_interval_s`."""
+        now_s = _clock_s()
+        if self._record.direction is not Direction.RUN:
+            return
+        if now_s - self._reported_at_s < self._runtime.settings.progress_interval_s:
+            return
+        self._reported_at_s = now_s
+        value = percent(self._definition.weights, self._record.position, fraction)
+        if value > self._record.progress:
+            self._record = replace(self._record, progress=value)
+            self._save({"progress": value}, f"{round(100 * fraction)} % of this step")
+
+    def guard(self) -> None:
+        """Raise LeaseLost when this process may no longer act. Called before every change in the pool."""
+        self._lease.guard()
+
+    def check(self) -> None:
+        """Raise Cancelled when the operation is asked to stop, LeaseLost as `guard`. For loops."""
+        self.guard()
+        if self._lease.cancelled.is_set() and self._record.direction is Direction.RUN:
+            raise Cancelled("the operation is asked to stop")
+
+    @property
+    def waited_s(self) -> float:
+        """How long the operation has been waiting in this step, over all its runs."""
+        since = self._record.waiting_since
+        return 0.0 if since is None else max(0.0, ((self._record.claimed_at or since) - since) / 1000)
+
+    def hold(self, what: str, *, queue: bool = True) -> None:
+        """Take `what` (such as `vm:<uuid>`) until the operation ends; wait for those that came before.
+
+        Raises Wait while it is not this operation's turn, OperationConflict when `queue` is False, LeaseLost.
+        """
+        holder = self._runtime.journal.hold(self._record, what, queue=queue)
+        if holder is None:
+            raise LeaseLost(f"the execution lease of operation {self.id} was taken over")
+        if holder == self.id:
+            if what not in self._record.holds:
+                self._record.holds.append(what)
+            return
+        if not queue:
+            raise OperationConflict(
+                f"Operation {holder} has {what.replace(':', ' ')}: wait for its end, or submit with on_conflict=wait."
+            )
+        if what not in self._record.holds:
+            self._record.holds.append(what)
+        raise Wait(
+            f"{what.replace(':', ' ')} is in use by operation {holder}",
+            check_every_s=_HOLD_CHECK_S,
+            deadline_s=_HOLD_DEADLINE_S,
+            hold=what,
+        )
+
+    def live(self, operation_id: str) -> bool:
+        """Tell whether another operation of the journal has not ended: what bears its mark is not ours to clean."""
+        try:
+            return self._runtime.journal.get(operation_id).state not in FINAL
+        except OperationNotFound:
+            return False
+
+    def secret(self, field: str) -> Callable[[], str] | None:
+        """Return what opens a secret field of the request (raising PermanentError), None when the request has none."""
+        sealed = getattr(self._request, field, None)
+        return partial(self._runtime.unseal, sealed.sealed) if isinstance(sealed, Secret) else None
+
+    def _save(self, fields: dict[str, object], text: str = "") -> None:
+        if not self._runtime.journal.save(self._record, fields, text):
+            raise LeaseLost(f"the execution lease of operation {self.id} was taken over")

@@ -1,0 +1,63 @@
+"""What Celery's users see of an operation: `AsyncResult(operation id)` and the row in Flower."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from worker.operations.states import CELERY_STATE, FINAL, State
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from worker.operations.record import Record
+
+
+def key(operation_id: str) -> str:
+    """Return the key that Celery's Redis result backend reads for a task."""
+    return f"celery-task-meta-{operation_id}"
+
+
+def failure_text(record: Record) -> str:
+    """Say in one sentence why the operation did not succeed."""
+    if record.state is State.CANCELLED:
+        return "cancelled on request; everything was undone"
+    error = record.error or {"step": record.step, "code": "Unknown", "message": "no cause was recorded"}
+    endings = {
+        State.STUCK: " Not everything could be undone: `vmops show` tells what is left, `vmops cancel` tries again.",
+        State.UNDONE: " Everything was undone.",
+    }
+    return f"{error['message']} [{error['code']} in {error['step']}]{endings.get(record.state, '')}"
+
+
+def meta(record: Record) -> str:
+    """Return the result of the operation in the form that Celery stores."""
+    status = CELERY_STATE[record.state]
+    result: Any = record.summary()
+    if status == "SUCCESS":
+        result = record.result
+    elif status in {"FAILURE", "REVOKED"}:
+        kind = (
+            ("TaskRevokedError", "celery.exceptions") if status == "REVOKED" else ("OperationFailed", "worker.errors")
+        )
+        result = {"exc_type": kind[0], "exc_message": [failure_text(record)], "exc_module": kind[1]}
+    ended = record.state in FINAL or record.state is State.STUCK
+    done = datetime.now(UTC).isoformat() if ended else None
+    return json.dumps(
+        {"status": status, "result": result, "traceback": None, "children": [], "date_done": done, "task_id": record.id}
+    )
+
+
+def send_closing_event(app: Celery, record: Record) -> None:
+    """Close the operation's row in Flower: the event that the entry task kept back (see `EntryRequest`)."""
+    runtime = ((record.ended_at or 0) - (record.started_at or record.ended_at or 0)) / 1000
+    with app.events.default_dispatcher() as dispatcher:
+        if record.state is State.SUCCEEDED:
+            text = json.dumps(record.result)
+            dispatcher.send("task-succeeded", uuid=record.id, result=text, runtime=runtime)
+        elif record.state is State.CANCELLED:
+            dispatcher.send("task-revoked", uuid=record.id, terminated=False, signum=None, expired=False)
+        else:
+            text = f"OperationFailed({failure_text(record)!r})"
+            dispatcher.send("task-failed", uuid=record.id, exception=text, traceback="")

@@ -1,0 +1,119 @@
+"""What steps may ask for by parameter name: `pool` (a XenAPI session), `images` (the image store), `settings`.
+
+One session pool for each XenServer pool and process, made at first use. The session itself is shared by all processes of a
+worker node and outlives a killed worker: its reference is kept in the journal's Redis, closed with a key that only those who
+know the pool's password can make, so sessions do not pile up (XAPI drops the oldest beyond 500, xapi.md 3.3).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from base64 import b64decode, b64encode
+from functools import lru_cache
+from hashlib import scrypt
+from typing import Any, cast
+
+from nacl.exceptions import CryptoError
+from nacl.secret import SecretBox
+from redis import Redis
+
+from worker.images.store import ImageStore, open_store
+from worker.operations.op import Op
+from worker.operations.runtime import current, provide
+from worker.settings import PoolSettings, Settings, get_settings
+from worker.xenapi.session import Session, SessionPool
+
+_SWAP = """
+local kept = redis.call('GET', KEYS[1])
+if kept and kept ~= ARGV[2] then return kept end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
+"""
+_DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+class Vault:
+    """Keeps this node's session reference of each pool, sealed; a `worker.xenapi.session.SessionVault`."""
+
+    def __init__(self, redis: Redis, prefix: str, pool: PoolSettings) -> None:
+        self._redis = redis
+        self._prefix = prefix
+        password = pool.password.get_secret_value() if pool.password else ""
+        salt = f"vmops session {pool.url} {pool.username}".encode()
+        self._box = SecretBox(scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1, dklen=SecretBox.KEY_SIZE))
+        self._seen: dict[str, bytes] = {}
+
+    def _key(self, pool: str) -> str:
+        return f"{self._prefix}:session:{pool}:{socket.gethostname()}"
+
+    def load(self, pool: str) -> str | None:
+        """Return the session that this node has, None when there is none that we can read."""
+        raw = cast("bytes | None", self._redis.get(self._key(pool)))
+        return self._open(raw) if raw else None
+
+    def store(self, pool: str, session_ref: str, replaces: str | None) -> str:
+        """Keep a new session instead of `replaces`; return the one to use: another process may have been first."""
+        expected = self._seen.get(replaces or "", b"")
+        raw = b64encode(self._box.encrypt(session_ref.encode()))
+        kept = cast("bytes", self._redis.eval(_SWAP, 1, self._key(pool), raw, expected))
+        if kept == raw:
+            self._seen[session_ref] = raw
+            return session_ref
+        known = self._open(kept)
+        if known is None or known == replaces:
+            self._redis.set(self._key(pool), raw)
+            self._seen[session_ref] = raw
+            return session_ref
+        return known
+
+    def forget(self, pool: str, session_ref: str) -> None:
+        """Drop a session that was logged out."""
+        raw = self._seen.pop(session_ref, None)
+        if raw is not None:
+            self._redis.eval(_DROP, 1, self._key(pool), raw)
+
+    def _open(self, raw: bytes) -> str | None:
+        try:
+            session_ref = self._box.decrypt(b64decode(raw)).decode()
+        except (CryptoError, ValueError):
+            return None  # the password has changed
+        self._seen = {session_ref: raw}
+        return session_ref
+
+
+@lru_cache(maxsize=None)
+def _session_pool(name: str, _process: int) -> SessionPool:
+    settings = get_settings()
+    pool = settings.pools[name]
+    return SessionPool(name, pool, Vault(current().journal.redis, settings.journal_prefix, pool))
+
+
+@lru_cache(maxsize=1)
+def _image_store(_process: int) -> ImageStore:
+    return open_store(get_settings())
+
+
+def session_of(pool: str, guard: Any = None) -> Session:
+    """Return a session of the pool called `pool`; `guard` runs before each call that changes something."""
+    sessions = _session_pool(pool, os.getpid())
+    return sessions.session(guard) if guard else sessions.session()
+
+
+def _pool(op: Op) -> Session:
+    return session_of(op.pool_name, op.guard)
+
+
+def _images(op: Op) -> ImageStore:
+    token = op.secret("image_token")
+    return _image_store(os.getpid()) if token is None else open_store(get_settings(), token)
+
+
+def _settings(op: Op) -> Settings:
+    return get_settings()
+
+
+provide("op", lambda op: op)
+provide("pool", _pool)
+provide("images", _images)
+provide("settings", _settings)
