@@ -11,8 +11,8 @@ before the call, because VDI.snapshot copies other_config and takes no mark of i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID, uuid5
 
@@ -20,7 +20,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from worker.errors import DiskNotFound, ImageConflict, ImageNotFound, StorageUnsupported, XenAPIFailure
 from worker.images.image import ImageMeta, ImageState
-from worker.images.push import PushPlan, push
+from worker.images.push import PushPlan, already_pushed, push
 from worker.images.store import ImageStore, ensure
 from worker.operations.definition import operation, step
 from worker.operations.op import Op
@@ -343,10 +343,14 @@ def _collector_works(op: Op, pool: Session, sr_ref: str) -> bool:
     return bool(known[sr_ref])
 
 
+def _vanished(disk: dict[str, Any]) -> str:
+    return f"the snapshot of disk {disk['userdevice']} has vanished from the pool: XAPI lost its last minutes"
+
+
 def _uncoalesced(disk: dict[str, Any], chain: vdi.Chain) -> list[Until]:
     """Return what to watch for a disk whose new link has not been merged yet, nothing when it has or never will be."""
     if not chain.has_ref(disk["snapshot_ref"]):
-        raise Redo("take_snapshot", f"the snapshot of disk {disk['userdevice']} has vanished from the pool")
+        raise Redo("take_snapshot", _vanished(disk))
     if disk["vdi_uuid"] not in chain:
         return []
     parent_uuid = chain.parent_of(disk["vdi_uuid"])
@@ -371,7 +375,7 @@ def withdraw_images(op: Op, pool: Session, images: ImageStore) -> None:
 
 
 @step(undo=withdraw_images, queue="transfers", weight=90)
-def push_to_glance(op: Op, pool: Session, images: ImageStore) -> None:
+def push_to_glance(op: Op, pool: Session, images: ImageStore, settings: Settings) -> None:
     """Export each snapshot from the pool straight into its image; the root disk last, as it may be the caller's image."""
     request = op.request(SnapshotRequest)
     disks = op.data["disks"]
@@ -384,7 +388,7 @@ def push_to_glance(op: Op, pool: Session, images: ImageStore) -> None:
         op.remember(disks=disks)
         if disk["image_is_ours"]:
             ensure(images, _new_image(op, request, disk), "vmops_operation")
-        disk["pushed"] = _push_disk(op, pool, images, disk, _Watch(op, done, len(disks)))
+        disk["pushed"] = _push_disk(op, pool, images, disk, _Watch(op, settings, done, len(disks)))
         op.remember(disks=disks)
     op.set_result(images=[disk["pushed"] for disk in disks])
 
@@ -393,38 +397,33 @@ def _push_disk(op: Op, pool: Session, images: ImageStore, disk: dict[str, Any], 
     request = op.request(SnapshotRequest)
     plan = PushPlan(
         format=request.format,
-        properties=_properties(op, request, disk),
+        properties=_properties(op, request),
         virtual_size=disk["virtual_size"],
         compression_level=request.compression_level,
+        wedged_after_s=watch.settings.image_wedged_after_s,
     )
-    source_format: Literal["raw", "vhd"] = "raw" if request.format == "raw" else "vhd"
-    task_ref = xapi_task.create(pool, _export_label(op, disk))
-    try:
-        with transfer.export_vdi(pool, disk["snapshot_ref"], source_format, task_ref=task_ref) as export:
-            export.on_idle = op.check
-            pushed = push(images, disk["image_id"], export, plan, watch)
-    except XenAPIFailure as error:
-        if kind_of(error) is Kind.GONE:
+    pushed = already_pushed(images, disk["image_id"], plan, watch)
+    if pushed is None:
+        source_format: Literal["raw", "vhd"] = "raw" if request.format == "raw" else "vhd"
+        task_ref = xapi_task.create(pool, _export_label(op, disk))
+        try:
+            with transfer.export_vdi(pool, disk["snapshot_ref"], source_format, task_ref=task_ref) as export:
+                export.on_idle = op.check
+                pushed = push(images, disk["image_id"], export, plan, watch)
+        except XenAPIFailure as error:
+            if kind_of(error) is not Kind.GONE:
+                raise
             disk["snapshot_ref"] = None
             op.remember(disks=op.data["disks"])
-            raise Redo(
-                "take_snapshot", f"the snapshot of disk {disk['userdevice']} has vanished from the pool"
-            ) from error
-        raise
-    return {
-        "userdevice": disk["userdevice"],
-        "image_id": pushed.image_id,
-        "size": pushed.size,
-        "virtual_size": pushed.virtual_size,
-        "sha512": pushed.sha512,
-        "format": request.format,
-    }
+            raise Redo("take_snapshot", _vanished(disk)) from error
+    return {"userdevice": disk["userdevice"], "format": request.format, **asdict(pushed)}
 
 
 class _Watch:
     """Tells the operation how far a push is, and the push whether to go on."""
 
-    def __init__(self, op: Op, done: int, total: int) -> None:
+    def __init__(self, op: Op, settings: Settings, done: int, total: int) -> None:
+        self.settings = settings
         self._op = op
         self._done = done
         self._total = total
@@ -456,14 +455,13 @@ def _new_image(op: Op, request: SnapshotRequest, disk: dict[str, Any]) -> ImageM
     return ImageMeta(image_id=disk["image_id"], name=name, properties={"vmops_operation": op.id})
 
 
-def _properties(op: Op, request: SnapshotRequest, disk: dict[str, Any]) -> dict[str, str]:
+def _properties(op: Op, request: SnapshotRequest) -> dict[str, str]:
     """Return the image properties of images.md 13; the caller's win over ours, but for the mark."""
     facts = op.data["vm"]
     return {
         "image_type": "snapshot",
         "instance_uuid": facts["instance_uuid"],
         "vm_mode": facts["vm_mode"],
-        "min_disk": str(math.ceil(disk["virtual_size"] / 2**30)),
         **request.properties,
         "vmops_operation": op.id,
     }
