@@ -135,15 +135,19 @@ def operation(
     request: type[Request],
     *bodies: Callable[..., None],
     point_of_no_return: Callable[..., None] | None = None,
+    doc: str | None = None,
 ) -> Definition:
-    """Declare an operation; its Celery tasks exist from now on. `bodies` are functions marked with `step`."""
+    """Declare an operation; its Celery tasks exist from now on.
+
+    `bodies` are functions marked with `step`; `doc` is the docstring of the module that describes the operation, by
+    default that of the first step's.
+    """
     from worker.operations.tasks import register
 
     steps = tuple(body.__vmops_step__ for body in bodies)  # type: ignore[attr-defined]  # see `step`
     names = [one.name for one in steps]
     last = names.index(point_of_no_return.__name__) if point_of_no_return else len(names) - 1
-    module = inspect.getmodule(bodies[0])
-    summary = (inspect.getdoc(module) or name).splitlines()[0]
+    summary = (doc or inspect.getdoc(inspect.getmodule(bodies[0])) or name).splitlines()[0]
     definition = Definition(name, request, steps, last, summary.removeprefix(f"{name}: "))
     _DEFINITIONS[name] = definition
     register(definition)

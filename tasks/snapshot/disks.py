@@ -1,0 +1,21 @@
+"""What the steps know of the disks: plain data, kept in the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+Disk = dict[str, Any]
+"""userdevice, vdi_ref, vdi_uuid, sr_ref, virtual_size, image_id, image_is_ours; later ancestors, intended,
+snapshot_task, snapshot_ref, push_intended, pushed."""
+
+
+def by_sr(disks: list[Disk]) -> Iterable[tuple[str, list[Disk]]]:
+    """Yield each storage repository with its disks, in the order of the disks."""
+    for sr_ref in dict.fromkeys(disk["sr_ref"] for disk in disks):
+        yield sr_ref, [disk for disk in disks if disk["sr_ref"] == sr_ref]
+
+
+def vanished(disk: Disk) -> str:
+    """Say why the operation goes back."""
+    return f"the snapshot of disk {disk['userdevice']} has vanished from the pool: XAPI lost its last minutes"

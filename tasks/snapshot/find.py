@@ -1,0 +1,84 @@
+"""First step: the VM, its disks, and whether the request can be carried out at all."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
+
+from tasks.snapshot.request import SnapshotRequest
+from worker.errors import DiskNotFound, ImageConflict, ImageNotFound, StorageUnsupported
+from worker.images.image import ImageState
+from worker.images.store import ImageStore
+from worker.operations.definition import step
+from worker.operations.op import Op
+from worker.xenapi import vbd, vdi, vm
+from worker.xenapi.session import Session
+
+
+@step
+def find_disks(op: Op, pool: Session, images: ImageStore) -> None:
+    """Find the VM and its disks, take the VM's lease, refuse what cannot work. Changes nothing."""
+    request = op.request(SnapshotRequest)
+    found = vm.find(pool, **request.instance.model_dump(mode="json"))
+    op.hold(f"vm:{found.rec['uuid']}", queue=request.on_conflict == "wait")
+    disks = _wanted(vbd.disks_of(pool, found.ref), request.disks, found.rec["name_label"])
+    plans = []
+    for position, disk in enumerate(disks):
+        vdi_rec = vdi.get(pool, disk.vdi_ref)
+        _check_can_snapshot(vdi_rec, found.rec["name_label"], disk.userdevice)
+        given = request.image_id if position == 0 else None
+        image_id = str(given or uuid5(NAMESPACE_OID, f"vmops {op.id} disk {disk.userdevice}"))
+        _check_image(images, image_id, op.id, given=given is not None)
+        plans.append(
+            {
+                "userdevice": disk.userdevice,
+                "vdi_ref": disk.vdi_ref,
+                "vdi_uuid": vdi_rec["uuid"],
+                "sr_ref": vdi_rec["SR"],
+                "virtual_size": int(vdi_rec["virtual_size"]),
+                "image_id": image_id,
+                "image_is_ours": given is None,
+            }
+        )
+    op.remember(vm=_facts(found.rec), disks=plans)
+
+
+def _wanted(disks: list[vbd.Disk], which: str, vm_name: str) -> list[vbd.Disk]:
+    """Return the root disk first, then (for `all`) the others."""
+    root = next((one for one in disks if one.userdevice == "0"), None) or next(
+        (one for one in disks if one.bootable), None
+    )
+    if root is None:
+        raise DiskNotFound(
+            f"VM {vm_name!r} has no root disk (userdevice 0, or a bootable one): there is nothing to snapshot."
+        )
+    return [root, *(one for one in disks if one is not root)] if which == "all" else [root]
+
+
+def _check_can_snapshot(vdi_rec: dict[str, Any], vm_name: str, userdevice: str) -> None:
+    what = f"Disk {userdevice} of VM {vm_name!r} (VDI {vdi_rec['uuid']})"
+    if vdi_rec["sharable"]:
+        raise StorageUnsupported(f"{what} is shared between VMs; XenServer cannot snapshot it.")
+    if "snapshot" not in vdi_rec["allowed_operations"] and not vdi_rec["current_operations"]:
+        raise StorageUnsupported(f"{what} lies on a storage repository that cannot take snapshots.")
+
+
+def _check_image(images: ImageStore, image_id: str, operation_id: str, *, given: bool) -> None:
+    try:
+        image = images.describe(image_id)
+    except ImageNotFound:
+        if given:
+            raise
+        return
+    if image.state is not ImageState.QUEUED and image.properties.get("vmops_operation") != operation_id:
+        raise ImageConflict(f"Image {image_id} is {image.state}; a snapshot needs a queued image: make a new one.")
+
+
+def _facts(vm_rec: dict[str, Any]) -> dict[str, str]:
+    other_config = vm_rec["other_config"]
+    return {
+        "uuid": vm_rec["uuid"],
+        "name": vm_rec["name_label"],
+        "instance_uuid": other_config.get("vmops.instance") or other_config.get("nova_uuid") or vm_rec["uuid"],
+        "vm_mode": "hvm" if vm_rec["HVM_boot_policy"] else "xen",
+    }
