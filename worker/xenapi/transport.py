@@ -103,6 +103,7 @@ class Exchange(xmlrpc.client.Transport):
             parser.feed(chunk)
         if response.length:
             raise IncompleteRead(b"", response.length)
+        response.close()  # `read1` leaves an answer open that ended with its last counted byte
         parser.close()
         return unmarshaller.close()
 
