@@ -62,7 +62,8 @@ def _uncoalesced(disk: Disk, chain: vdi.Chain) -> list[Until]:
     former = disk["ancestors"]
     if parent_uuid is None or parent_uuid in former:
         return []
-    siblings = [child for child in chain.children(former[0]) if child != parent_uuid]
-    if siblings or "gc_no_space" in chain.rec_of(disk["vdi_uuid"])["sm_config"]:
+    below_uuid = chain.parent_of(parent_uuid)
+    siblings = [child for child in chain.children(below_uuid) if child != parent_uuid] if below_uuid else []
+    if below_uuid is None or siblings or "gc_no_space" in chain.rec_of(disk["vdi_uuid"])["sm_config"]:
         return []
     return [Until("vdi", disk["vdi_ref"], "sm_config/vhd-parent", [parent_uuid])]

@@ -23,8 +23,10 @@ from worker.xenapi.session import Session
 def withdraw_images(op: Op, pool: Session, images: ImageStore) -> None:
     """Delete the images that this operation made, end its exports. A caller's image stays, queued."""
     for disk in op.data.get("disks", []):
+        if not disk.get("push_intended"):
+            continue
         _end_exports(op, pool, disk)
-        if disk["image_is_ours"] and disk.get("push_intended"):
+        if disk["image_is_ours"]:
             images.delete(disk["image_id"])
 
 

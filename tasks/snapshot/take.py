@@ -32,14 +32,15 @@ def forget_snapshot(op: Op, pool: Session) -> None:
     """Destroy this operation's snapshots, also one whose call was on its way; take the mark off the VM's disks."""
     disks = [disk for disk in op.data.get("disks", []) if disk.get("intended")]
     if any(not disk.get("snapshot_ref") for disk in disks):
-        _await_snapshot_calls(pool)
+        _await_snapshot_calls(op, pool)
     for disk in disks:
         if disk.get("snapshot_task"):
             xapi_task.finish(pool, disk["snapshot_task"])
     for sr_ref, in_sr in by_sr(disks):
         records = vdi.in_sr(pool, sr_ref)
+        taken = {disk.get("snapshot_ref") for disk in in_sr}
         for vdi_ref, rec in records.items():
-            if rec["is_a_snapshot"] and rec["other_config"].get(MARK) == op.id:
+            if vdi_ref in taken or _maker(rec) == op.id:
                 vdi.destroy_if_present(pool, vdi_ref)
         for disk in in_sr:
             if disk["vdi_ref"] in records:
@@ -66,9 +67,7 @@ def take_snapshot(op: Op, pool: Session, settings: Settings) -> None:
 def _sweep(op: Op, pool: Session, disk: Disk, records: dict[str, dict[str, Any]]) -> None:
     """Destroy the disk's snapshots that operations left behind which are dead by now."""
     for vdi_ref, rec in records.items():
-        owner = (
-            rec["other_config"].get(MARK) if rec["is_a_snapshot"] and rec["snapshot_of"] == disk["vdi_ref"] else None
-        )
+        owner = _maker(rec) if rec["snapshot_of"] == disk["vdi_ref"] else None
         if owner and owner != op.id and not op.live(owner):
             vdi.destroy_if_present(pool, vdi_ref)
             op.note(f"destroyed snapshot {rec['uuid']}, left behind by operation {owner}")
@@ -76,9 +75,17 @@ def _sweep(op: Op, pool: Session, disk: Disk, records: dict[str, dict[str, Any]]
 
 def _adopt(op: Op, disk: Disk, records: dict[str, dict[str, Any]]) -> str | None:
     for vdi_ref, rec in records.items():
-        if rec["snapshot_of"] == disk["vdi_ref"] and rec["is_a_snapshot"] and rec["other_config"].get(MARK) == op.id:
+        if rec["snapshot_of"] == disk["vdi_ref"] and _maker(rec) == op.id:
             return vdi_ref
     return None
+
+
+def _maker(rec: dict[str, Any]) -> str | None:
+    """Return the operation that made this snapshot, None when none of ours did.
+
+    A snapshot of the whole VM that somebody took while the disk bore our mark has it too, but belongs to a VM.
+    """
+    return rec["other_config"].get(MARK) if rec["is_a_snapshot"] and not rec["VBDs"] else None
 
 
 def _take(op: Op, pool: Session, settings: Settings, disk: Disk, chain: vdi.Chain) -> str:
@@ -89,18 +96,18 @@ def _take(op: Op, pool: Session, settings: Settings, disk: Disk, chain: vdi.Chai
             return found
     elif disk.get("intended"):
         # The call went out, and what became of it is unknown: let every snapshot call of the pool end, then look.
-        _await_snapshot_calls(pool)
+        _await_snapshot_calls(op, pool)
         records = vdi.in_sr(pool, disk["sr_ref"])
         found = _adopt(op, disk, records)
         if found:
             return found
     disk["ancestors"] = chain.ancestors(disk["vdi_uuid"])
     _check_chain(op, pool, settings, disk)
-    if chain.rec_of(disk["vdi_uuid"])["other_config"].get(MARK) != op.id:
-        vdi.add_to_other_config(pool, disk["vdi_ref"], MARK, op.id)
     disk["intended"] = True
     disk["snapshot_task"] = None
-    op.remember(disks=disks)
+    op.remember(disks=disks, calls_on_the_way=None)
+    if chain.rec_of(disk["vdi_uuid"])["other_config"].get(MARK) != op.id:
+        vdi.add_to_other_config(pool, disk["vdi_ref"], MARK, op.id)
     disk["snapshot_task"] = vdi.start_snapshot(pool, disk["vdi_ref"])
     op.remember(disks=disks)
     taken = _outcome(pool, disk, disk["snapshot_task"])
@@ -129,9 +136,14 @@ def _outcome(pool: Session, disk: Disk, task_ref: str) -> str | None:
     raise outcome.error or XenAPIFailure(["TASK_CANCELLED", task_ref], "VDI.snapshot")
 
 
-def _await_snapshot_calls(pool: Session) -> None:
-    """Wait until no snapshot call that may be ours is on its way in the pool."""
+def _await_snapshot_calls(op: Op, pool: Session) -> None:
+    """Wait until no snapshot call that may be ours is on its way: those that the first look finds."""
     pending = xapi_task.pending(pool, "Async.VDI.snapshot")
+    known = op.data.get("calls_on_the_way")
+    if known is None:
+        op.remember(calls_on_the_way=pending)
+    else:
+        pending = [task_ref for task_ref in pending if task_ref in known]
     if pending:
         raise Wait(
             "a snapshot call of unknown outcome ends",
