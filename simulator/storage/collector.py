@@ -95,7 +95,7 @@ class Collector:
         return None
 
     def _is_free(self, disk: Disk, rules: Rules) -> bool:
-        return disk.uuid not in self._tree.pins and disk.uuid not in rules.paused
+        return disk.uuid not in rules.paused and not self._tree.is_pinned(disk.uuid)
 
     def _is_mergeable(self, disk: Disk, rules: Rules) -> bool:
         file, parent = disk.link
@@ -108,7 +108,7 @@ class Collector:
         return into.growth_for(new) <= self._tree.space.free
 
     def _order(self, disk: Disk) -> tuple[int, int, str]:
-        """The tallest tree first; in a tree the node next to the root, so that no data is moved twice."""
+        """Put the tallest tree first; in a tree the node next to the root, so that no data is moved twice."""
         root = disk
         while root.parent is not None:
             root = root.parent
@@ -117,7 +117,7 @@ class Collector:
     def _remove(self, disk: Disk) -> Collected | None:
         tree = self._tree
         with tree.lock:
-            if disk.uuid in tree.pins:
+            if tree.is_pinned(disk.uuid):
                 return None
             file = disk.link.file
             file.handle.unlink()
@@ -166,7 +166,7 @@ class Collector:
                 if len(disk.touched) <= _FEW_BLOCKS:
                     break
             with self._tree.lock, disk.lock:
-                if not self._still_only_child(disk, link) or disk.uuid in self._tree.pins:
+                if not self._still_only_child(disk, link) or self._tree.is_pinned(disk.uuid):
                     return None
                 for block in sorted(disk.touched):
                     self._merge_block(link.file, _below(link).link.file, block)
@@ -179,7 +179,7 @@ class Collector:
         return disk.link is link and not disk.hidden and _below(link).children == {disk}
 
     def _take_over(self, disk: Disk, link: Link) -> Collected:
-        """The merged parent's file gets the leaf's name (tree and disk locked)."""
+        """Give the merged parent's file the leaf's name (tree and disk locked)."""
         tree = self._tree
         parent = _below(link)
         into, grandparent = parent.link

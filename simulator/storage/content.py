@@ -53,7 +53,7 @@ def read(chain: Chain, offset: int, view: memoryview) -> None:
 
 
 def used_blocks(files: Sequence[VhdFile], entries: int) -> list[int]:
-    """The blocks below `entries` that any of the files has, ascending."""
+    """List the blocks below `entries` that any of the files has, ascending."""
     used: set[int] = set()
     for file in files:
         if file.used_blocks:

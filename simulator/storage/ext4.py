@@ -39,6 +39,6 @@ def load_ext4(repo: Writable, uuid: str) -> None:
 
 
 def load_extents() -> list[tuple[int, int]]:
-    """The blocks of `load.bin` as (offset, length) in bytes from the beginning of the disk."""
+    """Return the blocks of `load.bin` as (offset, length) in bytes from the beginning of the disk."""
     text = (resources.files("simulator") / "data" / "ext4-64m.json").read_text()
     return [(offset, length) for offset, length in json.loads(text)["load.bin"]]

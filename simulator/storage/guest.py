@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from bisect import bisect_right
 from typing import Protocol
 
 from simulator.storage.model import StorageError
@@ -54,7 +54,7 @@ class GuestWriter:
         self.failures = 0
 
     def write_at(self, number: int) -> tuple[int, bytes]:
-        """The offset and the bytes of one write."""
+        """Return the offset and the bytes of one write."""
         key = f"{self._seed}:{number}".encode()
         slot = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) % self._ends[-1]
         index = bisect_right(self._ends, slot)
@@ -99,12 +99,15 @@ class GuestWriter:
             now = time.monotonic()
             due = max(due, now - _MAX_LAG_S) + self._period_s
             offset, data = self.write_at(self.writes + self.failures)
+            taken = False
             try:
                 self._repo.write(self._uuid, offset, data)
+                taken = True
             except StorageError:
-                self._end(failed=True)
-            else:
-                self._end(failed=False)
+                # What a guest does with an I/O error is its own business; this one carries on.
+                pass
+            finally:
+                self._end(taken=taken)
 
     def _begin(self, due: float) -> bool:
         """Wait until a write is due and allowed; False when the guest has to end."""
@@ -120,11 +123,9 @@ class GuestWriter:
                     return True
             return False
 
-    def _end(self, *, failed: bool) -> None:
+    def _end(self, *, taken: bool) -> None:
         with self._state:
             self._in_flight = False
-            if failed:
-                self.failures += 1
-            else:
-                self.writes += 1
+            self.writes += taken
+            self.failures += not taken
             self._state.notify_all()

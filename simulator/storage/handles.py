@@ -56,7 +56,7 @@ class Handle:
 
     @contextmanager
     def use(self) -> Iterator[int]:
-        """The file's descriptor, open until the block is left."""
+        """Lend the file's descriptor, open until the block is left."""
         fd = self.acquire()
         try:
             yield fd

@@ -38,11 +38,11 @@ class Journal:
         draft.rename(self._path)
 
     def wipe(self) -> None:
-        """The change is complete."""
+        """Note that the change is complete."""
         self._path.unlink()
 
     def read(self) -> Intention | None:
-        """What was promised and perhaps not kept."""
+        """Return what was promised and perhaps not kept."""
         try:
             intention: Intention = json.loads(self._path.read_text())
         except FileNotFoundError:
@@ -57,11 +57,11 @@ class Paths:
         self.folder = folder
 
     def vhd(self, uuid: str) -> Path:
-        """A node's file."""
+        """Name a node's file."""
         return self.folder / f"{uuid}.vhd"
 
     def draft(self, uuid: str) -> Path:
-        """A node's file before it is one."""
+        """Name a node's file before it is one."""
         return self.folder / f".{uuid}.new"
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 class StorageError(Exception):
     """A storage operation was refused; `code` is the storage manager's error number (xapi.md 5.3).
 
-    The numbers in use: 16 folder in use, 40 the folder cannot be read, 44 no space, 46 the node is not available (unknown),
-    65 content out of bounds, 78 create failed, 79 bad size, 80 delete failed, 81 clone and 82 snapshot of a hidden node,
-    109 chain too long.
+    In use: 16 folder in use, 40 folder cannot be read, 44 no space, 46 node not available (unknown, or written although
+    hidden), 65 out of bounds, 78 create failed, 79 bad size, 80 delete failed, 81 clone and 82 snapshot of a hidden
+    node, 109 chain too long, 110 resize failed.
     """
 
     def __init__(self, code: int, text: str) -> None:
@@ -23,8 +23,8 @@ class StorageError(Exception):
         return f"[{self.code}] {self.text}"
 
 
-class ImportBroken(Exception):  # noqa: N818 - names what happened to the import, as XAPI's VDI_IO_ERROR does
-    """The imported stream ended early, was malformed, or did not fit the disk; XAPI answers VDI_IO_ERROR (xapi-observed.md)."""
+class ImportBroken(Exception):
+    """The imported stream ended early, was malformed, or did not fit the disk (XAPI: VDI_IO_ERROR)."""
 
 
 @dataclass(frozen=True, slots=True)

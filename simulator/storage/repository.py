@@ -126,12 +126,12 @@ class VhdRepository:
             return self._tree.depth(self._tree.get(uuid))
 
     def children(self, uuid: str) -> list[str]:
-        """The nodes directly above, hidden ones too."""
+        """List the nodes directly above, hidden ones too."""
         with self._tree.lock:
             return sorted(child.uuid for child in self._tree.get(uuid).children)
 
     def used_bytes(self) -> int:
-        """The length of all files (they are sparse: the file system below may need less)."""
+        """Add up the length of all files (they are sparse: the file system below may need less)."""
         return self._tree.space.used
 
     # Content
@@ -150,7 +150,7 @@ class VhdRepository:
         self._write(self._tree.get(uuid), offset, memoryview(data).cast("B"))
 
     def sha256(self, uuid: str) -> str:
-        """The digest of the whole virtual disk."""
+        """Digest the whole virtual disk."""
         digest = hashlib.sha256()
         with self.export(uuid, "raw") as stream:
             for piece in stream:
@@ -160,7 +160,7 @@ class VhdRepository:
     # Streams
 
     def export(self, uuid: str, fmt: Literal["vhd", "raw"], base: str | None = None) -> ExportStream:
-        """The disk as a stream, its chain merged; the bytes are those of this moment unless the disk itself is written.
+        """Stream the disk, its chain merged; the bytes are those of this moment unless the disk itself is written.
 
         With a base: a differencing VHD with the blocks that either has and their common ancestors have not.
         Raises StorageError 65 for a base with raw.
@@ -193,7 +193,7 @@ class VhdRepository:
     def import_raw(
         self, uuid: str, stream: Readable, length: int | None, progress: Callable[[float], None] = _ignore
     ) -> None:
-        """Write `length` bytes, or as many as the disk has, to its beginning; raises ImportBroken, StorageError 44, 46."""
+        """Write `length` bytes, or as many as the disk has; raises ImportBroken, StorageError 44 or 46."""
         disk = self._tree.get(uuid)
         size = disk.link.file.virtual_size
         streams.import_raw(Forward(stream, size if length is None else length, progress), size, self._sink(disk))
@@ -294,7 +294,7 @@ class VhdRepository:
 
 
 def _whole_sectors(chain: content.Chain, offset: int, data: memoryview) -> tuple[int, memoryview]:
-    """A write widened to sector boundaries with what the disk has there."""
+    """Widen a write to sector boundaries, with what the disk has there."""
     start = offset // SECTOR * SECTOR
     buffer = memoryview(bytearray(vhd.round_up(offset + len(data)) - start))
     content.read(chain, start, buffer[:SECTOR])

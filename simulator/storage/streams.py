@@ -64,7 +64,7 @@ class ExportStream(Iterator[memoryview]):
 
 
 def raw_pieces(chain: content.Chain, virtual_size: int) -> Iterator[memoryview]:
-    """The whole disk, block by block; blocks that no file has are yielded from one block of zeros."""
+    """Yield the whole disk, block by block; blocks that no file has come from one block of zeros."""
     zeros = memoryview(content.ZEROS)
     buffer = memoryview(bytearray(BLOCK))
     for block in range(vhd.blocks_of(virtual_size)):
@@ -86,7 +86,7 @@ def vhd_length(virtual_size: int, blocks: int) -> int:
 def vhd_pieces(
     chain: content.Chain, virtual_size: int, blocks: list[int], base: Base | None = None
 ) -> Iterator[memoryview]:
-    """The layout of 8.4 with these blocks, ascending and each with the chain's whole content.
+    """Yield the layout of 8.4 with these blocks, ascending and each with the chain's whole content.
 
     With a base the VHD is of type 4 and names it; otherwise of type 3.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +63,7 @@ class Disk:
         return files
 
     def node(self) -> Node:
-        """What callers see of it."""
+        """Return what callers see of it."""
         file, parent = self.link
         return Node(self.uuid, parent.uuid if parent else None, file.hidden, file.virtual_size, file.physical_size)
 
@@ -78,13 +78,14 @@ class Tree:
         self.journal = Journal(folder)
         self.lock = threading.RLock()
         self.disks: dict[str, Disk] = {}
-        #: Nodes that a stream reads: neither removed nor changed by the collector.
-        self.pins: Counter[str] = Counter()
+        # Nodes that a stream reads: neither removed nor changed by the collector.
+        self._pins: Counter[str] = Counter()
+        self._unpinned: deque[list[str]] = deque()
         journal_module.recover(self.paths, self.journal, self._load)
         self._load_all()
 
     def get(self, uuid: str) -> Disk:
-        """The disk of that name; raises StorageError 46."""
+        """Return the disk of that name; raises StorageError 46."""
         disk = self.disks.get(uuid)
         if disk is None:
             raise StorageError(46, f"The VDI is not available: {uuid} is not in this repository")
@@ -114,16 +115,16 @@ class Tree:
         return count
 
     def pin(self, uuids: list[str]) -> Callable[[], None]:
-        """Keep the collector off these nodes; returns what undoes it, to be called once (lock held while pinning)."""
-        self.pins.update(uuids)
-        return lambda: self._unpin(uuids)
+        """Keep the collector off these nodes (with the lock held); returns what undoes it, to be called once."""
+        self._pins.update(uuids)
+        # Undone by a finalizer perhaps, anywhere and with any lock held: so it takes none.
+        return lambda: self._unpinned.append(uuids)
 
-    def _unpin(self, uuids: list[str]) -> None:
-        with self.lock:
-            self.pins.subtract(uuids)
-            for uuid in uuids:
-                if self.pins[uuid] <= 0:
-                    del self.pins[uuid]
+    def is_pinned(self, uuid: str) -> bool:
+        """Whether a stream reads the node (with the lock held)."""
+        while self._unpinned:
+            self._pins -= Counter(self._unpinned.popleft())
+        return uuid in self._pins
 
     def _load(self, path: Path) -> VhdFile:
         try:
@@ -153,7 +154,7 @@ class Tree:
 
 @contextmanager
 def no_space_as_44() -> Iterator[None]:
-    """A full file system below is to the caller what a full repository is."""
+    """Make a full file system below what a full repository is to the caller."""
     try:
         yield
     except OSError as error:

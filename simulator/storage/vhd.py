@@ -32,6 +32,8 @@ TYPE_FIXED, TYPE_DYNAMIC, TYPE_DIFFERENCING = 2, 3, 4
 
 FOOTER_COOKIE = b"conectix"
 _HEADER_COOKIE = b"cxsparse"
+# The reserved bit that is always set.
+_FEATURES = 2
 _FORMAT_VERSION = 0x00010000
 _NO_OFFSET = (1 << 64) - 1
 _FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBII16sBB")
@@ -41,7 +43,8 @@ _HEADER_CHECKSUM_AT = 36
 _LOCATOR = struct.Struct(">4sIIIQ")
 _LOCATORS_AT = 576
 _MAX_LOCATORS = 8
-_MAX_CHS = 65535 * 16 * 255
+_MAX_HEADS = 16
+_MAX_CHS = 65535 * _MAX_HEADS * 255
 
 
 class VhdFormatError(ValueError):
@@ -57,28 +60,28 @@ def checksum(raw: bytes | bytearray, field_at: int) -> int:
 def geometry(sectors: int) -> tuple[int, int, int]:
     """Cylinders, heads and sectors per track of a disk (8.5); their product never exceeds the disk."""
     sectors = min(sectors, _MAX_CHS)
-    if sectors > 65535 * 16 * 63:
-        per_track, heads = 255, 16
+    if sectors > 65535 * _MAX_HEADS * 63:
+        per_track, heads = 255, _MAX_HEADS
         return sectors // per_track // heads, heads, per_track
     per_track = 17
     tracks = sectors // per_track
     heads = max(4, -(-tracks // 1024))
-    if tracks >= heads * 1024 or heads > 16:
-        per_track, heads = 31, 16
+    if tracks >= heads * 1024 or heads > _MAX_HEADS:
+        per_track, heads = 31, _MAX_HEADS
         tracks = sectors // per_track
     if tracks >= heads * 1024:
-        per_track, heads = 63, 16
+        per_track, heads = 63, _MAX_HEADS
         tracks = sectors // per_track
     return tracks // heads, heads, per_track
 
 
 def blocks_of(virtual_size: int) -> int:
-    """The number of table entries that a disk of this size needs."""
+    """Count the table entries that a disk of this size needs."""
     return -(-virtual_size // BLOCK)
 
 
 def round_up(value: int, unit: int = SECTOR) -> int:
-    """The smallest multiple of unit that is not below value."""
+    """Return the smallest multiple of unit that is not below value."""
     return -(-value // unit) * unit
 
 
@@ -111,11 +114,10 @@ class Footer:
         """512 bytes with a right checksum; time stamp 0, for a later one than the reader's clock is refused."""
         cylinders, heads, per_track = geometry(self.current_size // SECTOR)
         raw = bytearray(FOOTER_SIZE)
-        _FOOTER.pack_into(
-            raw, 0, FOOTER_COOKIE, 2, _FORMAT_VERSION, self.data_offset, 0, self.creator, self.creator_version, b"\0" * 4,
-            self.current_size, self.current_size, cylinders, heads, per_track, self.disk_type, 0, self.unique_id, 0,
-            int(self.hidden),
-        )  # fmt: skip
+        what = (FOOTER_COOKIE, _FEATURES, _FORMAT_VERSION, self.data_offset)
+        made = (0, self.creator, self.creator_version, b"\0" * 4)
+        size = (self.current_size, self.current_size, cylinders, heads, per_track)
+        _FOOTER.pack_into(raw, 0, *what, *made, *size, self.disk_type, 0, self.unique_id, 0, int(self.hidden))
         struct.pack_into(">I", raw, _FOOTER_CHECKSUM_AT, checksum(raw, _FOOTER_CHECKSUM_AT))
         return bytes(raw)
 
@@ -125,8 +127,9 @@ class Footer:
         raw = bytes(raw)
         if len(raw) != FOOTER_SIZE:
             raise VhdFormatError(f"a VHD footer has 512 bytes, here are {len(raw)}")
-        (cookie, _features, version, data_offset, _time, creator, creator_version, _os, _original, current_size,
-         _cylinders, _heads, _per_track, disk_type, found, unique_id, _saved, hidden) = _FOOTER.unpack_from(raw)  # fmt: skip
+        fields = _FOOTER.unpack_from(raw)
+        cookie, _features, version, data_offset, _time, creator, creator_version = fields[:7]
+        current_size, disk_type, found, unique_id, _saved, hidden = fields[9], *fields[13:]
         if cookie != FOOTER_COOKIE:
             raise VhdFormatError("no VHD footer: it does not begin with conectix")
         if version != _FORMAT_VERSION:
@@ -161,10 +164,8 @@ class Header:
         """1024 bytes with a right checksum."""
         name = self.parent_name.encode("utf-16-be")
         raw = bytearray(HEADER_SIZE)
-        _HEADER.pack_into(
-            raw, 0, _HEADER_COOKIE, _NO_OFFSET, self.table_offset, _FORMAT_VERSION, self.entries, self.block_size, 0,
-            self.parent_id, 0, 0, name,
-        )  # fmt: skip
+        table = (self.table_offset, _FORMAT_VERSION, self.entries, self.block_size)
+        _HEADER.pack_into(raw, 0, _HEADER_COOKIE, _NO_OFFSET, *table, 0, self.parent_id, 0, 0, name)
         for index, locator in enumerate(self.locators):
             at = _LOCATORS_AT + index * _LOCATOR.size
             _LOCATOR.pack_into(raw, at, locator.code, locator.space, locator.length, 0, locator.offset)
@@ -177,8 +178,8 @@ class Header:
         raw = bytes(raw)
         if len(raw) != HEADER_SIZE:
             raise VhdFormatError(f"a VHD header has 1024 bytes, here are {len(raw)}")
-        (cookie, _data, table_offset, version, entries, block_size, found, parent_id, _time, _reserved,
-         name) = _HEADER.unpack_from(raw)  # fmt: skip
+        fields = _HEADER.unpack_from(raw)
+        cookie, _data, table_offset, version, entries, block_size, found, parent_id, _time, _reserved, name = fields
         if cookie != _HEADER_COOKIE:
             raise VhdFormatError("no VHD header: it does not begin with cxsparse")
         if version != _FORMAT_VERSION:
@@ -197,7 +198,7 @@ class Header:
 
 
 def locators_for(parent_name: str, offset: int) -> tuple[tuple[Locator, ...], bytes]:
-    """The three locators vhd-util writes for a parent in the same folder, and their sectors, to lie at `offset` (8.7)."""
+    """Make the three locators vhd-util writes for a parent in the same folder, and their sectors for `offset` (8.7)."""
     windows = f".\\{parent_name}".encode("utf-16-le")
     spellings = ((b"MacX", f"file://./{parent_name}".encode()), (b"W2ku", windows), (b"W2ru", windows))
     locators = tuple(Locator(code, len(text), offset + index * SECTOR) for index, (code, text) in enumerate(spellings))
@@ -205,5 +206,5 @@ def locators_for(parent_name: str, offset: int) -> tuple[tuple[Locator, ...], by
 
 
 def new_id() -> bytes:
-    """A random unique id for a footer."""
+    """Make a random unique id for a footer."""
     return uuid_module.uuid4().bytes

@@ -58,12 +58,12 @@ class Space:
 
 
 def mask(first: int, count: int) -> int:
-    """The bits of `count` sectors from sector `first` of a block on."""
+    """Return the bits of `count` sectors from sector `first` of a block on."""
     return ((1 << count) - 1) << (BLOCK_SECTORS - first - count)
 
 
 def runs(bits: int, width: int = BLOCK_SECTORS) -> Iterator[tuple[int, int]]:
-    """The runs of set bits as (first sector, count), ascending; one step costs a run, not a sector.
+    """Yield the runs of set bits as (first sector, count), ascending; one step costs a run, not a sector.
 
     `width` is the number of bits of the bitmap that `bits` was made from.
     """
@@ -197,7 +197,7 @@ class VhdFile:
             self._bits[block] = bits | have
 
     def growth_for(self, blocks: int) -> int:
-        """An upper bound of the bytes that this many new blocks add to the file."""
+        """Return an upper bound of the bytes that this many new blocks add to the file."""
         return blocks * (BLOCK + _PAGE) + _PAGE if blocks else 0
 
     def set_hidden(self, hidden: bool) -> None:  # noqa: FBT001 - the flag's new value is all there is to say
@@ -268,7 +268,7 @@ class VhdFile:
 
 
 def pack_table(table: array[int]) -> bytes:
-    """The block table as it stands in a file, padded to a sector with unused entries."""
+    """Pack the block table as it stands in a file, padded to a sector with unused entries."""
     packed = array("I", table)
     packed.extend([UNUSED] * (-len(packed) % (SECTOR // 4)))
     if sys.byteorder == "little":
@@ -277,7 +277,7 @@ def pack_table(table: array[int]) -> bytes:
 
 
 def unpack_table(raw: ReadBuffer) -> array[int]:
-    """The entries of a packed table."""
+    """Read the entries of a packed table."""
     table = array("I")
     table.frombytes(raw)
     if sys.byteorder == "little":
