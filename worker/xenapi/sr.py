@@ -6,7 +6,7 @@ from typing import Any
 
 from worker.xenapi.session import Session
 
-#: `other_config` switches by which an administrator turns the collector, or its merging of inner links, off (operations.md 14).
+#: `other_config` switches that turn the collector, or its merging of inner links, off (operations.md 14).
 _COLLECTOR_SWITCHES = ("gc", "coalesce")
 
 

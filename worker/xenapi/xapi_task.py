@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 from xml.sax.saxutils import unescape
 
-from worker.errors import XenAPIFailure
+from worker.errors import UnknownResult, XenAPIFailure
 from worker.xenapi import event, query
 from worker.xenapi.session import Session
 
@@ -77,12 +79,17 @@ def pending(session: Session, name_label: str) -> list[str]:
 
 def cancel(session: Session, task_ref: str) -> None:
     """Ask the pool to cancel. XAPI answers success even when it does nothing: only `look` tells the end."""
-    _tolerating_absence(session, "task.cancel", task_ref)
+    with _tolerated_absence():
+        session.call("task.cancel", task_ref)
 
 
 def finish(session: Session, task_ref: str) -> None:
     """Remove the task's record, if it is there. XAPI only marks a pending one and removes it when it ends."""
-    _tolerating_absence(session, "task.destroy", task_ref)
+    with _tolerated_absence():
+        try:
+            session.call("task.destroy", task_ref)
+        except UnknownResult:  # either way it may be asked for again
+            session.call("task.destroy", task_ref)
 
 
 def wait(session: Session, task_ref: str, timeout_s: float) -> Outcome:
@@ -108,9 +115,10 @@ def wait(session: Session, task_ref: str, timeout_s: float) -> Outcome:
             return outcome
 
 
-def _tolerating_absence(session: Session, method: str, task_ref: str) -> None:
+@contextmanager
+def _tolerated_absence() -> Iterator[None]:
     try:
-        session.call(method, task_ref)
+        yield
     except XenAPIFailure as failure:
         if failure.code != "HANDLE_INVALID":
             raise

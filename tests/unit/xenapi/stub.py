@@ -95,6 +95,7 @@ class StubHost:
     def __post_init__(self) -> None:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._ending = threading.Event()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener = socket.socket()
@@ -129,6 +130,7 @@ class StubHost:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        self._ending.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -197,14 +199,14 @@ class StubHost:
         call = Call(str(method), params, number, headers, path)
         self._record(call)
         reply = self._reply_to(call)
-        threading.Event().wait(reply.after_s)
+        self._ending.wait(reply.after_s)
         step = reply.pieces_of or max(1, len(reply.data))
         for begin in range(0, len(reply.data), step):
             sock.sendall(reply.data[begin : begin + step])
             if reply.pieces_of:
-                threading.Event().wait(reply.after_s)
+                self._ending.wait(reply.after_s)
         if reply.unasked:
-            threading.Event().wait(0.02)
+            self._ending.wait(0.02)
             sock.sendall(reply.unasked)
         if reply.resets:
             _reset(sock)
