@@ -15,6 +15,7 @@ from simulator.storage.vhdfile import pack_table, runs, unpack_table
 #: An importer of a table larger than this would be asked to hold more than any disk within XAPI's limit has.
 _MAX_TABLE = 64 * 1024**2
 _MAX_BLOCK = 64 * 1024**2
+_ALL_SECTORS = b"\xff" * BITMAP_SIZE
 
 
 class Readable(Protocol):
@@ -32,7 +33,7 @@ class Base(NamedTuple):
 
 
 class ExportStream(Iterator[memoryview]):
-    """The chunks of an export; each is valid only until the next one is asked for.
+    """The chunks of an export, at most a block each; they are the caller's to keep.
 
     `length` is that of the whole stream. The collector keeps off the exported node until the stream has ended or is
     closed; leaving it early without `close` gives the node back when the stream is dropped.
@@ -66,11 +67,10 @@ class ExportStream(Iterator[memoryview]):
 def raw_pieces(chain: content.Chain, virtual_size: int) -> Iterator[memoryview]:
     """Yield the whole disk, block by block; blocks that no file has come from one block of zeros."""
     zeros = memoryview(content.ZEROS)
-    buffer = memoryview(bytearray(BLOCK))
     for block in range(vhd.blocks_of(virtual_size)):
         count = min(BLOCK, virtual_size - block * BLOCK)
         if content.is_allocated(chain, block):
-            view = buffer[:count]
+            view = memoryview(bytearray(count))
             content.read_block(chain, block, 0, view)
             yield view
         else:
@@ -104,8 +104,9 @@ def vhd_pieces(
     for index, block in enumerate(blocks):
         table[block] = first + index * (BITMAP_SIZE + BLOCK) // SECTOR
     yield memoryview(footer + header.pack() + gap + pack_table(table))
-    piece = memoryview(bytearray(b"\xff" * BITMAP_SIZE + content.ZEROS))
     for block in blocks:
+        piece = memoryview(bytearray(BITMAP_SIZE + BLOCK))
+        piece[:BITMAP_SIZE] = _ALL_SECTORS
         content.read_block(chain, block, 0, piece[BITMAP_SIZE:])
         yield piece
     yield memoryview(footer)
