@@ -11,6 +11,7 @@ from celery import Celery
 from celery.signals import worker_init
 
 from worker import broker
+from worker.operations.runtime import current
 from worker.settings import Settings, get_settings
 
 #: The modules that declare tasks.
@@ -77,6 +78,4 @@ app = make_app(is_current=True)
 
 @worker_init.connect
 def _announce_key(**_: Any) -> None:
-    from worker.operations.runtime import current
-
     current().publish_public_key()

@@ -5,9 +5,9 @@
     handle = vmops.snapshot(instance={"name": "web01"}, name="web01 before the upgrade")
     images = handle.wait(timeout_s=3600)["images"]
 
-The operation is in the journal before it is sent, so it is not lost when the broker is: the reconciler sends it. A service in
-another language sends the Celery task `vmops.<operation>` with the request's fields as keyword arguments instead; the task's
-id is the operation's id.
+The operation is in the journal before it is sent, so it is not lost when the broker is: the reconciler sends it. A
+service in another language sends the Celery task `vmops.<operation>` with the request's fields as keyword arguments
+instead; the task's id is the operation's id.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Handle:
     def wait(self, timeout_s: float | None = None, on_event: Callable[[dict[str, str]], None] | None = None) -> Any:
         """Wait for the end and return the result.
 
-        Raises OperationFailed (its text says why) when it did not succeed, TimeoutError after `timeout_s`; the operation goes
-        on then.
+        Raises OperationFailed (its text says why) when it did not succeed, TimeoutError after `timeout_s`; the
+        operation goes on then.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         last = "0"
@@ -117,8 +117,8 @@ class VMOps:
     def submit(self, operation: str, request: dict[str, Any], *, operation_id: str | None = None) -> Handle:
         """Submit any operation by name; the same `operation_id` twice is one operation.
 
-        Returns when the journal has it, also while the broker is away. The request is checked by the worker: what is wrong
-        with it ends the operation at once. Raises RequestError for a pool that is not configured here.
+        Returns when the journal has it, also while the broker is away. The request is checked by the worker: what is
+        wrong with it ends the operation at once. Raises RequestError for a pool that is not configured here.
         """
         name = operation.removeprefix("vmops.")
         pool, _ = self.settings.pool(request.get("pool"))
@@ -132,7 +132,10 @@ class VMOps:
         return Handle(self.journal, operation_id)
 
     def operations(self, *, vm: str | None = None, state: str | None = None, limit: int = 100) -> list[Record]:
-        """Return the newest operations first; `vm` is a name or uuid as the request gave it, `state` a state's name."""
+        """Return the newest operations first.
+
+        `vm` is a name or uuid as the request gave it, `state` a state's name.
+        """
         found = []
         for record in self.journal.find():
             instance = record.request.get("instance") or {}

@@ -1,8 +1,8 @@
 """What steps may ask for by parameter name: `pool` (a XenAPI session), `images` (the image store), `settings`.
 
-One session pool for each XenServer pool and process, made at first use. The session itself is shared by all processes of a
-worker node and outlives a killed worker: its reference is kept in the journal's Redis, closed with a key that only those who
-know the pool's password can make, so sessions do not pile up (XAPI drops the oldest beyond 500, xapi.md 3.3).
+One session pool for each XenServer pool and process, made at first use. The session itself is shared by all processes
+of a worker node and outlives a killed worker: its reference is kept in the journal's Redis, closed with a key that only
+those who know the pool's password can make, so sessions do not pile up (XAPI drops the oldest beyond 500, xapi.md 3.3).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from base64 import b64decode, b64encode
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import scrypt
 from typing import Any, cast
 
@@ -82,7 +82,7 @@ class Vault:
         return session_ref
 
 
-@lru_cache(maxsize=None)
+@cache
 def _session_pool(name: str, _process: int) -> SessionPool:
     settings = get_settings()
     pool = settings.pools[name]
@@ -109,7 +109,7 @@ def _images(op: Op) -> ImageStore:
     return _image_store(os.getpid()) if token is None else open_store(get_settings(), token)
 
 
-def _settings(op: Op) -> Settings:
+def _settings(_op: Op) -> Settings:
     return get_settings()
 
 

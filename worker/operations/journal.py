@@ -1,7 +1,7 @@
 """The journal: what every operation is, where it stands, and who may act for it. Redis is its store.
 
-Each operation is one hash; each write that matters is one Lua script (`scripts/`), so that a process killed between any two
-lines leaves a journal that another can go on from. Keys, below the prefix of the settings:
+Each operation is one hash; each write that matters is one Lua script (`scripts/`), so that a process killed between any
+two lines leaves a journal that another can go on from. Keys, below the prefix of the settings:
 
     op:<id>             the operation               events:<id>        its history (stream)
     live                id -> when to suspect it    waiting:<pool>     id -> when to wake it
@@ -325,7 +325,7 @@ class Journal:
 def connect(settings: Settings) -> Journal:
     """Open the journal that the settings name."""
     redis = Redis.from_url(
-        cast(str, settings.journal_url), socket_timeout=30, socket_connect_timeout=10, health_check_interval=25
+        cast("str", settings.journal_url), socket_timeout=30, socket_connect_timeout=10, health_check_interval=25
     )
     return Journal(redis, settings)
 

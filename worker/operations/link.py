@@ -25,7 +25,7 @@ from worker.errors import (
     XenAPIFailure,
 )
 from worker.operations import outcome
-from worker.operations.definition import Definition
+from worker.operations.catalogue import Definition
 from worker.operations.journal import Claim
 from worker.operations.op import Lease, Op
 from worker.operations.record import Direction, Record
@@ -41,7 +41,7 @@ logger = get_task_logger(__name__)
 _MAX_REWINDS = 5
 
 
-class StepFailed(Exception):  # noqa: N818 - what Flower shows in the step's row
+class StepFailed(Exception):
     """A step did not get through this time; the journal has the details."""
 
 
@@ -79,10 +79,7 @@ def _act(runtime: Runtime, definition: Definition, record: Record, lease: Lease)
     op = Op(runtime, definition, record, lease)
     body = definition.steps[record.position].body(record.direction)
     try:
-        if record.silent_tries > runtime.settings.max_attempts:
-            raise AttemptsExhausted(
-                f"Step {body.__name__} was begun {record.silent_tries} times without coming to an end: its workers died."
-            )
+        _check_attempts(runtime, record)
         lease.guard()
         body(**{name: op if name == "op" else resource(name)(op) for name in inspect.signature(body).parameters})
     except Wait as wait:
@@ -110,6 +107,13 @@ def _act(runtime: Runtime, definition: Definition, record: Record, lease: Lease)
     return outcome.advance(runtime, definition, op.record)
 
 
+def _check_attempts(runtime: Runtime, record: Record) -> None:
+    if record.silent_tries > runtime.settings.max_attempts:
+        raise AttemptsExhausted(
+            f"Step {record.step} was begun {record.silent_tries} times without coming to an end: its workers died."
+        )
+
+
 def _park(runtime: Runtime, definition: Definition, op: Op, wait: Wait) -> None:
     if op.waited_s > wait.deadline_s:
         _fail(runtime, definition, op, DeadlineExceeded(f"Waited {op.waited_s:.0f} s, and still {wait.reason}."))
@@ -119,7 +123,7 @@ def _park(runtime: Runtime, definition: Definition, op: Op, wait: Wait) -> None:
 
 def _fail(runtime: Runtime, definition: Definition, op: Op, error: Exception) -> None:
     if not isinstance(error, VmopsError | OSError | SoftTimeLimitExceeded):
-        logger.exception("step %s of operation %s met an unforeseen error", op.record.step, op.id)
+        logger.error("step %s of operation %s met an unforeseen error", op.record.step, op.id, exc_info=error)
     record = op.record
     past_return = record.direction is Direction.RUN and record.position > definition.point_of_no_return
     if record.direction is Direction.UNDO or past_return:

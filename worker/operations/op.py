@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -22,7 +22,7 @@ from worker.operations.states import FINAL
 from worker.operations.wait import Wait
 
 if TYPE_CHECKING:
-    from worker.operations.definition import Definition
+    from worker.operations.catalogue import Definition
     from worker.operations.runtime import Runtime
 
 #: Part of the lease that is left unused, for clocks that run apart.
@@ -60,7 +60,7 @@ class Lease(AbstractContextManager["Lease"]):
         """Return the local time that leases are measured in."""
         return _clock_s()
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         """Begin to renew."""
         self._thread.start()
         return self

@@ -7,7 +7,7 @@ from dataclasses import replace
 from worker import retry
 from worker.errors import VmopsError
 from worker.operations import results
-from worker.operations.definition import Definition
+from worker.operations.catalogue import Definition
 from worker.operations.journal import Journal, Move
 from worker.operations.progress import percent
 from worker.operations.record import Direction, Record

@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 def percent(weights: Sequence[float], position: int, fraction: float = 0.0) -> float:
-    """Return 0.0 to 99.9 for an operation whose steps before `position` are done and that step by `fraction` (0 to 1)."""
+    """Return 0.0 to 99.9: the steps before `position` are done, and that step by `fraction` (0 to 1)."""
     total = sum(weights)
     if total <= 0:
         return 0.0
@@ -27,7 +27,8 @@ def make_step_decorator(
     """Return a decorator that numbers functions as the steps of one job (operations.md 5.1, section 10).
 
     Decorating adds 1 to the total (which begins at `total_offset`). After a decorated function has returned normally,
-    the count goes up by one and `report(current, total, percent)` is called with percent = round(100 * current / total).
+    the count goes up by one and `report(current, total, percent)` is called, percent being
+    round(100 * current / total).
     A function that raises does not count. A repeated function counts once: the percentage never passes 100.
     """
     names: list[str] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from worker.errors import OperationNotFound
 from worker.operations import outcome
-from worker.operations.definition import definition_of
+from worker.operations.catalogue import definition_of
 from worker.operations.record import Direction
 from worker.operations.runtime import Runtime
 from worker.operations.singleton import singleton

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -99,13 +99,21 @@ class Record:
         }
 
 
-_JSON = frozenset({"request", "result", "error", "undo_errors", "wait", "times"})
-_INT = frozenset(
-    {
-        "position", "no_return", "rewinds", "failures", "silent_tries", "lease_until", "created_at", "started_at", "step_started_at",
-        "claimed_at", "waiting_since", "failing_since", "updated_at", "ended_at",
-    }
-)  # fmt: skip
+def _flag(_: str) -> bool:
+    return True  # it is there or it is not
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("request", "result", "error", "undo_errors", "wait", "times"), json.loads),
+    **dict.fromkeys(("position", "no_return", "rewinds", "failures", "silent_tries"), int),
+    **dict.fromkeys(("created_at", "started_at", "updated_at", "ended_at", "lease_until"), int),
+    **dict.fromkeys(("claimed_at", "step_started_at", "waiting_since", "failing_since"), int),
+    **dict.fromkeys(("cancel", "resume"), _flag),
+    "progress": float,
+    "state": State,
+    "direction": Direction,
+}
+"""How fields are read; those that are not named are text."""
 
 
 def parse(flat: Mapping[bytes, bytes]) -> Record:
@@ -113,25 +121,14 @@ def parse(flat: Mapping[bytes, bytes]) -> Record:
     values: dict[str, Any] = {"data": {}, "holds": [], "attempts": {}}
     for raw_key, raw in flat.items():
         key, text = raw_key.decode(), raw.decode()
-        if key.startswith("d:"):
-            values["data"][key[2:]] = json.loads(text)
-        elif key.startswith("hold:"):
-            values["holds"].append(key[5:])
-        elif key.startswith("attempts:"):
-            values["attempts"][key[9:]] = int(text)
-        elif key in _JSON:
-            values[key] = json.loads(text)
-        elif key in _INT:
-            values[key] = int(text)
-        elif key == "progress":
-            values[key] = float(text)
-        elif key in {"cancel", "resume"}:
-            values[key] = True
-        elif key == "state":
-            values[key] = State(text)
-        elif key == "direction":
-            values[key] = Direction(text)
+        kind, _, name = key.partition(":")
+        if not name:
+            values[key] = _READERS.get(key, str)(text)
+        elif kind == "d":
+            values["data"][name] = json.loads(text)
+        elif kind == "attempts":
+            values["attempts"][name] = int(text)
         else:
-            values[key] = text
+            values["holds"].append(name)
     values["holds"].sort()
     return Record(**values)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from celery import chain, current_app
+from celery import chain
+from celery.app import app_or_default
 from nacl.public import PrivateKey
 
 from worker.errors import PermanentError
 from worker.operations import secrets
-from worker.operations.definition import Definition, definition_of
+from worker.operations.catalogue import Definition, definition_of
 from worker.operations.journal import Journal, connect
 from worker.operations.record import Direction, Record
 from worker.settings import Settings, get_settings
@@ -100,7 +101,7 @@ def current() -> Runtime:
     global _current  # noqa: PLW0603 - one for each process, by design
     if _current is None or _current[0] != os.getpid():
         settings = get_settings()
-        _current = os.getpid(), Runtime(current_app._get_current_object(), settings, connect(settings))
+        _current = os.getpid(), Runtime(app_or_default(), settings, connect(settings))
     return _current[1]
 
 

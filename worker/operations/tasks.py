@@ -12,7 +12,7 @@ from celery.worker.request import Request as CeleryRequest
 
 from worker.errors import RequestError
 from worker.operations import outcome
-from worker.operations.definition import Definition
+from worker.operations.catalogue import Definition
 from worker.operations.journal import Move
 from worker.operations.link import StepFailed, carry_out
 from worker.operations.record import Direction, Record
@@ -92,9 +92,7 @@ def enter(definition: Definition, operation_id: str, args: tuple[Any, ...], valu
     runtime = current()
     record = Record(id=operation_id, name=definition.name, pool=_pool_of(runtime, values), request={})
     try:
-        if args:
-            raise RequestError("The request is not valid: give its fields by name.")
-        request = check(definition.request, values, {"seal": _seal(runtime)})
+        request = check(definition.request, _named(args, values), {"seal": _seal(runtime)})
         pool, _ = runtime.settings.pool(request.pool)
     except RequestError as error:
         _refuse(runtime, record, error)
@@ -111,6 +109,12 @@ def enter(definition: Definition, operation_id: str, args: tuple[Any, ...], valu
     )
     if runtime.journal.enter(record):
         runtime.submit(record)
+
+
+def _named(args: tuple[Any, ...], values: dict[str, Any]) -> dict[str, Any]:
+    if args:
+        raise RequestError("The request is not valid: give its fields by name.")
+    return values
 
 
 def _pool_of(runtime: Runtime, values: dict[str, Any]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 class Until:
     """Something to watch in the pool: the operation is woken when it changes.
 
-    The watcher wakes when the object's `field` is no longer one of `while_in`, and when the object is gone. `field` is a
-    path: `status`, or `sm_config/vhd-parent` for a key of a map (a missing key reads as "").
+    The watcher wakes when the object's `field` is no longer one of `while_in`, and when the object is gone. `field` is
+    a path: `status`, or `sm_config/vhd-parent` for a key of a map (a missing key reads as "").
     """
 
     cls: str
@@ -31,7 +31,7 @@ class Until:
         return str(value) not in self.while_in
 
 
-class Wait(Exception):  # noqa: N818 - it is no error
+class Wait(Exception):
     """Raised by a step whose condition is not met yet: it will be run again."""
 
     def __init__(
@@ -45,8 +45,9 @@ class Wait(Exception):  # noqa: N818 - it is no error
     ) -> None:
         """Give the slot back.
 
-        `reason` is for people ("the storage is coalescing"). The step runs again when one of `until` is over and, whatever
-        happens, after `check_every_s`. When the step has been waiting for `deadline_s` it fails with DeadlineExceeded.
+        `reason` is for people ("the storage is coalescing"). The step runs again when one of `until` is over and,
+        whatever happens, after `check_every_s`. When the step has been waiting for `deadline_s` it fails with
+        DeadlineExceeded.
         """
         super().__init__(reason)
         self.reason = reason
@@ -60,8 +61,11 @@ class Wait(Exception):  # noqa: N818 - it is no error
         return {"until": [asdict(one) for one in self.until]} if self.until else None
 
 
-class Redo(Exception):  # noqa: N818 - it is no error
-    """Raised by a step that finds an earlier step's work gone (XAPI forgets its last minutes when it dies): do it again."""
+class Redo(Exception):
+    """Raised by a step that finds an earlier step's work gone: do it again.
+
+    XAPI forgets its last minutes when it dies (xapi-observed.md).
+    """
 
     def __init__(self, step: str, reason: str) -> None:
         """Go back to `step`, an earlier one; `reason` is for people."""

@@ -1,8 +1,8 @@
 """Wakes parked operations: by time, and by one read of the pool's events for all that wait in it.
 
-A tick reads `event.from` once, however many operations wait. Two ticks never overlap (a lease with a token), and a tick that
-is missed or doubled does no harm. No change is missed: each tick begins at a token that is older than the first look of
-every operation that was parked since the last tick.
+A tick reads `event.from` once, however many operations wait. Two ticks never overlap (a lease with a token), and a tick
+that is missed or doubled does no harm. No change is missed: each tick begins at a token that is older than the first
+look of every operation that was parked since the last tick.
 """
 
 from __future__ import annotations
