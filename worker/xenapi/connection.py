@@ -87,7 +87,7 @@ class PoolConnection(http.client.HTTPConnection):
 
 
 class ConnectionPool:
-    """Keep-alive connections shared by threads, at most `limit` in use at once."""
+    """Keep-alive connections shared by threads, in use by at most `limit` that have their turn."""
 
     def __init__(
         self,
@@ -107,26 +107,31 @@ class ConnectionPool:
         self._all: weakref.WeakSet[PoolConnection] = weakref.WeakSet()
 
     @contextmanager
-    def borrow(self, address: Address) -> Iterator[PoolConnection]:
-        """Lend a live connection to `address`; it is kept only if the body ends without an error.
-
-        Raises PoolUnreachable when none becomes free or none can be opened, CertificateMismatch.
-        """
+    def turn(self) -> Iterator[None]:
+        """Wait until fewer than `limit` threads have a turn. Raises PoolUnreachable when that takes too long."""
         if not self._slots.acquire(timeout=self._wait_s):
             raise PoolUnreachable(
                 f"Pool {self._pool_name!r}: all {self._limit} connections were in use for {self._wait_s:g} s. "
                 f"Raise max_connections, or lower the worker's concurrency.",
             )
         try:
-            connection = self._take_idle(address) or self._open(address)
-            try:
-                yield connection
-            except BaseException:
-                connection.abort()
-                raise
-            self._put_back(connection)
+            yield
         finally:
             self._slots.release()
+
+    @contextmanager
+    def borrow(self, address: Address) -> Iterator[PoolConnection]:
+        """Lend a live connection to `address`; it is kept only if the body ends without an error.
+
+        Raises PoolUnreachable, CertificateMismatch.
+        """
+        connection = self._take_idle(address) or self._open(address)
+        try:
+            yield connection
+        except BaseException:
+            connection.abort()
+            raise
+        self._put_back(connection)
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 #: How often a stalled transfer gives its owner a chance to cancel.
 _TICK_S = 1.0
 _ERROR_TEXT_BYTES = 4096
+_ERROR_TEXT_S = 5.0
 _SHOWN_CHARACTERS = 200
 _TAG = re.compile("<[^>]*>")
 
@@ -145,6 +146,7 @@ def _redirected(session: Session, here: Address, location: str) -> Address:
 
 def _error_text(channel: Channel) -> str:
     response = channel.response
+    channel.patience.limit_s = _ERROR_TEXT_S
     text = f"HTTP {response.status} {response.reason}".rstrip()
     try:
         body = response.read(_ERROR_TEXT_BYTES).decode("utf-8", "replace")

@@ -19,12 +19,21 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import tenacity
 import XenAPI
 
-from worker.errors import PermanentError, PoolAuthenticationFailed, PoolUnreachable, UnknownResult, XenAPIFailure
+from worker.errors import (
+    CertificateMismatch,
+    PermanentError,
+    PoolAuthenticationFailed,
+    PoolUnreachable,
+    UnknownResult,
+    XenAPIFailure,
+)
 from worker.retry import SHORT
 from worker.settings import PoolSettings
 from worker.xenapi.address import Address
@@ -53,6 +62,17 @@ _pools: weakref.WeakSet[SessionPool] = weakref.WeakSet()
 
 def no_guard() -> None:
     """Let every call pass: for callers that act for no operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One message to XAPI, its parameters complete."""
+
+    method: str
+    params: tuple[Any, ...] = field(repr=False)
+    """May hold secrets: the session, at the login the password."""
+    guard: Callable[[], None]
+    timeout_s: float
 
 
 class SessionPool:
@@ -119,6 +139,7 @@ class SessionPool:
     def forget_inherited(self) -> None:
         """Start anew in a forked child; the parent's session and connections stay the parent's."""
         self._connections.abandon()
+        self.calls.clear()
         self._begin()
 
     def _begin(self) -> None:
@@ -153,7 +174,9 @@ class SessionPool:
         renewals = 0
         while True:
             try:
-                return self._send_to_master(method, (session_ref, *params), guard, self.settings.call_timeout_s)
+                return self._send_to_master(
+                    _Request(method, (session_ref, *params), guard, self.settings.call_timeout_s)
+                )
             except XenAPI.Failure as failure:
                 details = _details(failure)
                 if details[0] != "SESSION_INVALID" or renewals == _RENEWALS:
@@ -161,67 +184,79 @@ class SessionPool:
                 renewals += 1
                 session_ref = self._login.renew(session_ref)
 
-    def _send_to_master(self, method: str, params: tuple[Any, ...], guard: Callable[[], None], timeout_s: float) -> Any:
-        """Send one request to the member that is master now. Raises XenAPI.Failure, PoolUnreachable, AnswerLost."""
+    def _send_to_master(self, request: _Request) -> Any:
+        """Send to the member that is master now. Raises XenAPI.Failure, PoolUnreachable, AnswerLost."""
         refused: dict[Address, str] = {}
-        for start in dict.fromkeys([self._master, *self._members]):
-            address = start
-            for _ in range(_REDIRECTS):
-                if address in refused:
-                    break
+        with self._connections.turn():
+            for start in dict.fromkeys([self._master, *self._members]):
                 try:
-                    value = self._post(address, method, params, guard, timeout_s)
-                except PoolUnreachable as error:
-                    refused[address] = str(error)
-                except XenAPI.Failure as failure:
-                    details = _details(failure)
-                    if details[0] == "HOST_IS_SLAVE" and len(details) > 1:
-                        refused[address] = f"{address} is a member and names {details[1]} as master."
-                        address = address.sibling(details[1])
-                        continue
-                    if details[0] not in _NOT_SERVING or not refused:
-                        self._settle_on(address)
-                        raise
-                    refused[address] = f"{address} answers {details[0]}."
-                else:
-                    self._settle_on(address)
-                    return value
+                    return self._follow(start, request, refused)
+                except PoolUnreachable:
+                    continue  # why is in `refused`
         if len(refused) == 1:
             raise PoolUnreachable(next(iter(refused.values())))
         raise PoolUnreachable(f"Pool {self.name!r}: no known member leads to the master. {' '.join(refused.values())}")
+
+    def _follow(self, start: Address, request: _Request, refused: dict[Address, str]) -> Any:
+        """Send to one member, and on to whom it names as master. Raises PoolUnreachable when that leads nowhere."""
+        address = start
+        for _ in range(_REDIRECTS):
+            if address in refused:
+                break
+            try:
+                value = self._post(address, request)
+            except PoolUnreachable as error:
+                refused[address] = str(error)
+            except CertificateMismatch as error:
+                if not refused or address != start:
+                    raise
+                refused[address] = str(error)  # a member asked on the chance: the master may only be restarting
+            except XenAPI.Failure as failure:
+                code, *rest = _details(failure)
+                if code == "HOST_IS_SLAVE" and rest:
+                    refused[address] = f"{address} is a member and names {rest[0]} as master."
+                    address = address.sibling(rest[0])
+                    continue
+                if code not in _NOT_SERVING or not refused:
+                    self._settle_on(address)
+                    raise
+                refused[address] = f"{address} answers {code}."
+            else:
+                self._settle_on(address)
+                return value
+        raise PoolUnreachable(f"Pool {self.name!r}: {start} does not lead to the master.")
 
     def _settle_on(self, address: Address) -> None:
         if address != self._master:
             _log.warning("pool %s: the master is now %s, not %s", self.name, address, self._master)
             self._master = address
 
-    def _post(
-        self, address: Address, method: str, params: tuple[Any, ...], guard: Callable[[], None], timeout_s: float
-    ) -> Any:
-        """Send one request to one host, exactly once, marshalled by the official package."""
-        terms = Terms(address, timeout_s, _Departure(self, method, guard), (("originator", self.settings.originator),))
-        exchange = Exchange(self.name, self._connections, terms)
+    def _post(self, address: Address, request: _Request) -> Any:
+        """Send to one host, exactly once, marshalled by the official package."""
+        headers = (("originator", self.settings.originator),)
+        terms = Terms(address, request.timeout_s, partial(self._depart, request), headers)
         # Called as a plain proxy method: `.xenapi` would log in again and repeat the call on its own (xapi.md 2.7).
-        proxy = XenAPI.Session(address.url, transport=exchange)
-        answer = getattr(proxy, method)(*params)
+        proxy = XenAPI.Session(address.url, transport=Exchange(self.name, self._connections, terms))
+        answer = getattr(proxy, request.method)(*request.params)
         if not isinstance(answer, dict) or "Status" not in answer:
             raise PermanentError(f"Pool {self.name!r}: what answers at {address} is not a XAPI. Check url.")
         if answer["Status"] != "Success":
             raise XenAPI.Failure(answer.get("ErrorDescription") or ["INTERNAL_ERROR", "no description"])
         return answer.get("Value", "")
 
-    def count(self, method: str) -> None:
-        """Note that a call is being sent."""
+    def _depart(self, request: _Request) -> None:
+        """Ask the guard and count the call, right before its first byte."""
+        request.guard()
         with self._count_lock:
-            self.calls[method] += 1
+            self.calls[request.method] += 1
 
     def _log_in(self) -> str:
         settings = self.settings
         password = settings.password.get_secret_value() if settings.password else ""
         params = (settings.username, password, "1.0", settings.originator)
-        timeout_s = min(LOGIN_TIMEOUT_S, settings.call_timeout_s)
+        request = _Request(_LOGIN, params, no_guard, min(LOGIN_TIMEOUT_S, settings.call_timeout_s))
         try:
-            return str(self._send_to_master(_LOGIN, params, no_guard, timeout_s))
+            return str(self._send_to_master(request))
         except AnswerLost as lost:
             raise PoolUnreachable(f"Pool {self.name!r} does not answer the login at {self._master}: {lost}.") from lost
         except XenAPI.Failure as failure:
@@ -238,8 +273,9 @@ class SessionPool:
 
     def _log_out(self, session_ref: str) -> None:
         timeout_s = min(LOGIN_TIMEOUT_S, self.settings.call_timeout_s)
-        with suppress(PoolUnreachable, AnswerLost, XenAPI.Failure):  # XAPI drops an unused session after a day
-            self._post(self._master, _LOGOUT, (session_ref,), no_guard, timeout_s)
+        request = _Request(_LOGOUT, (session_ref,), no_guard, timeout_s)
+        with suppress(PoolUnreachable, CertificateMismatch, AnswerLost, XenAPI.Failure):
+            self._post(self._master, request)  # if it fails, XAPI drops the unused session after a day
 
 
 class Session:
@@ -287,21 +323,6 @@ class Session:
 
     def __repr__(self) -> str:
         return f"Session({self._pool.name!r})"
-
-
-class _Departure:
-    """What happens right before a request's first byte: the guard is asked, the call counted."""
-
-    __slots__ = ("_guard", "_method", "_pool")
-
-    def __init__(self, pool: SessionPool, method: str, guard: Callable[[], None]) -> None:
-        self._pool = pool
-        self._method = method
-        self._guard = guard
-
-    def __call__(self) -> None:
-        self._guard()
-        self._pool.count(self._method)
 
 
 def _details(failure: XenAPI.Failure) -> list[str]:

@@ -7,6 +7,7 @@ task of its own, and only the task's success, asked for by `confirm`, says that 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -31,6 +32,9 @@ _PIECE_BYTES = 1024 * 1024
 _ERROR_TEXT_BYTES = 4096
 #: After a refusal or a break, time for the task to say why.
 _VERDICT_S = 5.0
+
+#: Between two chances to cancel while the pool finishes a transfer.
+_SLICE_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +77,11 @@ class _Transfer:
     def _settle(self, *, is_verified: bool) -> None:
         """Wait for the task's end and remove it. Raises what its end means."""
         session = self._session
-        outcome = xapi_task.wait(session, self.task_ref, session.settings.stream_timeout_s)
+        deadline_s = time.monotonic() + session.settings.stream_timeout_s
+        while not (outcome := xapi_task.wait(session, self.task_ref, _SLICE_S)).is_final:
+            self.on_idle()
+            if time.monotonic() >= deadline_s:
+                break
         if outcome.status == "pending":
             raise TruncatedStream(
                 f"Pool {session.pool_name!r}: {self._what} is over, but its task did not end within "

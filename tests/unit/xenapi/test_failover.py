@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+import trustme
 
-from tests.unit.xenapi.stub import DROP, StubHost, failure, pool_of
+from tests.unit.xenapi.stub import DROP, StubHost, failure, pool_of, server_context
 from worker.errors import PoolUnreachable, UnknownResult, XenAPIFailure
 
 READ = "VM.get_record"
@@ -116,3 +120,28 @@ def test_a_master_that_is_booting_is_not_abandoned(hosts: list[StubHost]) -> Non
     with pool_of(master.url, members=[name_of(member)]) as pool, pytest.raises(XenAPIFailure):
         pool.session().call("VM.start", "x")
     assert member.calls == []
+
+
+def test_a_pool_whose_connections_are_all_in_use_is_not_taken_for_dead(hosts: list[StubHost]) -> None:
+    master, member, _ = hosts
+    with pool_of(master.url, members=[name_of(member)], max_connections=1, call_timeout_s=0.2) as pool:
+        pool.session_ref()
+        with pool._connections.turn(), pytest.raises(PoolUnreachable, match=r"all 1 connections .* max_connections"):
+            pool.session().call("VM.start", "x")
+    assert member.calls == []
+
+
+def test_a_member_without_trust_does_not_make_a_masters_restart_permanent(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    trusted, other = (authority.issue_cert("127.0.0.1") for _ in range(2))
+    pin = hashlib.sha256(ssl.PEM_cert_to_DER_cert(trusted.cert_chain_pems[0].bytes().decode())).hexdigest()
+    with (
+        StubHost(tls=server_context(trusted, tmp_path)) as master,
+        StubHost(tls=server_context(other, tmp_path)) as member,
+        pool_of(master.url, members=[member.url], fingerprints=[pin]) as pool,
+    ):
+        session = pool.session()
+        session.call(READ, "x")
+        master.close()
+        with pytest.raises(PoolUnreachable, match=rf"refuses connections.*certificate of {member.url}"):
+            session.call("VM.start", "x")

@@ -128,7 +128,7 @@ def test_a_ca_file_that_cannot_be_used_is_refused_at_once(tmp_path: Path, conten
 def test_https_to_a_port_without_tls_says_so() -> None:
     with (
         StubHost() as host,
-        pool_of(host.url.replace("http:", "https:"), fingerprints=["ab" * 32]) as pool,
+        pool_of(host.url.replace("http:", "https:"), fingerprints=["ab" * 32], connect_timeout_s=0.5) as pool,
         pytest.raises(PoolUnreachable, match=r"TLS handshake .* write http:// if it does not speak TLS"),
     ):
         pool.session().call("VM.start", "x")
