@@ -79,10 +79,10 @@ class PoolConnection(http.client.HTTPConnection):
         return False
 
     def abort(self) -> None:
-        """Close at once, also while another thread reads."""
+        """End the connection at once, though an unread answer may still refer to it. For the thread that uses it."""
         if self.sock is not None:
             with suppress(OSError):  # not connected any more: nothing to shut down
-                self.sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # below TLS: no farewell that could wait
         self.close()
 
 

@@ -60,7 +60,10 @@ class _Transfer:
         self._channel.patience.on_idle = check
 
     def close(self) -> None:
-        """Drop the connection at once, also in mid-stream. The pool ends its side, and the task, by itself."""
+        """Drop the connection at once, also in mid-stream. The pool ends its side, and the task, by itself.
+
+        For the thread that reads or writes; `on_idle` is the way to reach it from elsewhere.
+        """
         self._channel.close()
 
     def __enter__(self) -> Self:
