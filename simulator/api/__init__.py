@@ -1,0 +1,1 @@
+"""The calls of XenAPI, by class. Importing `simulator.api.catalogue` registers them all."""

@@ -1,0 +1,252 @@
+"""Domains: choosing a host, beginning and ending one (xapi.md 7.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simulator.api import device_rules, vm_rules
+from simulator.api.registry import Context
+from simulator.api.vdi import storage
+from simulator.core.database import Row
+from simulator.core.failures import Failure
+from simulator.model.types import NULL, STRING
+
+#: Time that the toolstack takes to build or tear down a domain.
+BUILD_S, TEARDOWN_S = 0.03, 0.02
+_CPU_FEATURES = "1fcbfbff-f7fa3203-2c100800-00000121-00000001-000007ab-00000000-00000000-00001000-9c000400-00000000"
+_BIOS = {
+    "bios-vendor": "Xen",
+    "bios-version": "",
+    "system-manufacturer": "Xen",
+    "system-product-name": "HVM domU",
+    "system-version": "",
+    "system-serial-number": "",
+    "hp-rombios": "",
+    "oem-1": "Xen",
+    "oem-2": "MS_VM_CERT/SHA1/bdbeb6e0a816d43fa6d3fe8aaef04c2bad9d3e3d",
+}
+
+
+def memory_needed(vm: Row) -> int:
+    """Return the bytes that a VM takes on its host."""
+    return int(vm["memory_dynamic_min"]) + int(vm["memory_overhead"])
+
+
+def free_memory(ctx: Context, host: Row) -> int:
+    """Return the bytes that are free on a host."""
+    db = ctx.db
+    metrics = db.find("host_metrics", host["metrics"])
+    total = metrics["memory_total"] if metrics is not None else 0
+    used = sum(memory_needed(vm) for vm in db.linked(host, "resident_VMs", "VM"))
+    return int(total) - int(host["memory_overhead"]) - used
+
+
+def assert_can_boot(ctx: Context, vm: Row, host: Row) -> None:
+    """Raise why the host cannot run the VM, in XAPI's order (xapi.md 7.4)."""
+    with ctx.db as db:
+        if vm["VCPUs_at_startup"] < 1 or vm["VCPUs_at_startup"] > vm["VCPUs_max"]:
+            value = str(vm["VCPUs_at_startup"])
+            raise Failure("VALUE_NOT_SUPPORTED", "VCPUs_at_startup", value, "value greater than VCPUs_max or not positive")
+        order = [vm[f"memory_{name}"] for name in ("static_min", "dynamic_min", "dynamic_max", "static_max")]
+        if order != sorted(order):
+            raise Failure("MEMORY_CONSTRAINT_VIOLATION")
+        metrics = db.find("host_metrics", host["metrics"])
+        if metrics is None or not metrics["live"]:
+            raise Failure("HOST_OFFLINE", host.ref)
+        if not host["enabled"]:
+            raise Failure("HOST_DISABLED", host.ref)
+        _assert_storage(ctx, vm, host)
+        needed, free = memory_needed(vm), free_memory(ctx, host)
+        if needed > free:
+            raise Failure("HOST_NOT_ENOUGH_FREE_MEMORY", str(needed), str(free))
+
+
+def _assert_storage(ctx: Context, vm: Row, host: Row) -> None:
+    db = ctx.db
+    plugged = {pbd["SR"] for pbd in db.linked(host, "PBDs", "PBD") if pbd["currently_attached"]}
+    for vbd in db.linked(vm, "VBDs", "VBD"):
+        vdi = db.find("VDI", vbd["VDI"])
+        if vdi is not None and vdi["SR"] not in plugged:
+            raise Failure("VM_REQUIRES_SR", vm.ref, vdi["SR"])
+
+
+def possible_hosts(ctx: Context, vm: Row) -> list[Row]:
+    """Return the hosts that could run the VM now."""
+    found = []
+    for host in ctx.db.rows("host"):
+        try:
+            assert_can_boot(ctx, vm, host)
+        except Failure:
+            continue
+        found.append(host)
+    return found
+
+
+def choose_host(ctx: Context, vm: Row) -> Row:
+    """Return the host that VM.start takes: the affinity one if it can, else a random one. Raises NO_HOSTS_AVAILABLE."""
+    hosts = possible_hosts(ctx, vm)
+    if not hosts:
+        raise Failure("NO_HOSTS_AVAILABLE")
+    for host in hosts:
+        if host.ref == vm["affinity"]:
+            return host
+    return ctx.pool.ids.random.choice(hosts)
+
+
+def boot(ctx: Context, vm: Row, host: Row, *, paused: bool) -> None:
+    """Build a domain and let it run."""
+    with ctx.db as db:
+        for vbd in db.linked(vm, "VBDs", "VBD"):
+            device_rules.assert_attachable(db, vbd)
+        db.put(vm, scheduled_to_be_resident_on=host.ref)
+    try:
+        ctx.pool.clock.wait(BUILD_S)
+        ctx.progress(0.22)
+        with ctx.db:
+            begin_domain(ctx, vm, host, paused=paused)
+            ctx.pool.guests.booted(vm)
+    finally:
+        with ctx.db as db:
+            db.put(vm, scheduled_to_be_resident_on=NULL)
+
+
+def begin_domain(ctx: Context, vm: Row, host: Row, *, paused: bool) -> None:
+    """Write what a new domain changes; the database is locked."""
+    db = ctx.db
+    domid = int(db.notes.get("domid", 0)) + 1
+    db.note("domid", domid)
+    is_hvm = vm["domain_type"] == "hvm"
+    platform = {"timeoffset": "0", "device-model": "qemu-upstream-compat"} if is_hvm else {}
+    db.put(
+        vm,
+        power_state="Paused" if paused else "Running",
+        domid=domid,
+        resident_on=host.ref,
+        memory_target=vm["memory_dynamic_min"],
+        last_boot_CPU_flags={"vendor": "GenuineIntel", "features": _CPU_FEATURES},
+        platform=platform | vm["platform"],
+        bios_strings=vm["bios_strings"] or dict(_BIOS),
+        generation_id=ctx.pool.ids.generation_id() if vm["generation_id"] == "0:0" else vm["generation_id"],
+        requires_reboot=False,
+    )
+    metrics = db.find("VM_metrics", vm["metrics"])
+    if metrics is not None:
+        count = vm["VCPUs_at_startup"]
+        db.put(
+            metrics,
+            memory_actual=vm["memory_dynamic_min"],
+            VCPUs_number=count,
+            VCPUs_utilisation={str(number): 0.0 for number in range(count)},
+            start_time=ctx.pool.clock.stamp(),
+            hvm=is_hvm,
+            current_domain_type=vm["domain_type"],
+        )
+    _attach_devices(ctx, vm, host)
+    _open_console(ctx, vm, host)
+
+
+def _attach_devices(ctx: Context, vm: Row, host: Row) -> None:
+    db = ctx.db
+    for vbd in db.linked(vm, "VBDs", "VBD"):
+        attach_vbd(ctx, vbd, host)
+    for vif in db.linked(vm, "VIFs", "VIF"):
+        db.put(vif, currently_attached=True)
+        device_rules.refresh_device(db, vif)
+
+
+def attach_vbd(ctx: Context, vbd: Row, host: Row) -> None:
+    """Write what attaching a disk changes; the database is locked."""
+    db = ctx.db
+    vdi = db.find("VDI", vbd["VDI"])
+    db.put(vbd, currently_attached=True, device=device_name(vbd["userdevice"]))
+    if vdi is not None:
+        db.put(vdi, sm_config=vdi["sm_config"] | {f"host_{host.ref}": vbd["mode"]})
+        device_rules.refresh_vdi(db, vdi)
+    device_rules.refresh_device(db, vbd)
+
+
+def detach_vbd(ctx: Context, vbd: Row) -> None:
+    """Write what detaching a disk changes; the database is locked."""
+    db = ctx.db
+    vdi = db.find("VDI", vbd["VDI"])
+    db.put(vbd, currently_attached=False)
+    if vdi is not None:
+        sm_config = vdi["sm_config"]
+        if not device_rules.attached_vbds(db, vdi):
+            sm_config = {key: value for key, value in sm_config.items() if not key.startswith("host_OpaqueRef:")}
+        if sm_config != vdi["sm_config"]:
+            db.put(vdi, sm_config=sm_config)
+        device_rules.refresh_vdi(db, vdi)
+    device_rules.refresh_device(db, vbd)
+
+
+def device_name(userdevice: str) -> str:
+    """Return the name of a disk position: 0 is xvda, 26 is xvdaa."""
+    number = int(userdevice) if userdevice.isdigit() else 0
+    letters = ""
+    while number >= 0:
+        letters = chr(ord("a") + number % 26) + letters
+        number = number // 26 - 1
+    return f"xvd{letters}"
+
+
+def _open_console(ctx: Context, vm: Row, host: Row) -> None:
+    uuid = ctx.pool.ids.uuid()
+    location = f"https://{STRING.text(host['address'])}/console?uuid={uuid}"
+    values: dict[str, Any] = {"uuid": uuid, "protocol": "rfb", "location": location, "VM": vm.ref}
+    ctx.db.create("console", ctx.pool.ids.ref(), values)
+
+
+def drop_memory(ctx: Context, vm: Row) -> None:
+    """Remove the VM's memory image."""
+    vdi = ctx.db.find("VDI", vm["suspend_VDI"])
+    with ctx.db as db:
+        db.put(vm, suspend_VDI=NULL)
+    if vdi is not None:
+        with storage():
+            ctx.pool.repository_of(vdi).delete(vdi["uuid"])
+        with ctx.db as db:
+            db.delete(vdi)
+
+
+def end(ctx: Context, vm: Row) -> None:
+    """Take a domain, or a memory image, away: the VM is Halted."""
+    ctx.pool.guests.paused(vm)
+    if vm["power_state"] == "Suspended":
+        drop_memory(ctx, vm)
+    else:
+        ctx.pool.clock.wait(TEARDOWN_S)
+    with ctx.db:
+        end_domain(ctx, vm, state="Halted")
+
+
+def end_domain(ctx: Context, vm: Row, *, state: str) -> None:
+    """Write what the end of a domain changes; the database is locked."""
+    db = ctx.db
+    db.put(vm, power_state=state, domid=-1, resident_on=NULL)
+    for console in db.linked(vm, "consoles", "console"):
+        db.delete(console)
+    for vbd in db.linked(vm, "VBDs", "VBD"):
+        if vbd["currently_attached"] and state == "Halted":
+            detach_vbd(ctx, vbd)
+    for vif in db.linked(vm, "VIFs", "VIF"):
+        if state == "Halted":
+            db.put(vif, currently_attached=False)
+            device_rules.refresh_device(db, vif)
+    for vdi_ref in [vbd["VDI"] for vbd in db.linked(vm, "VBDs", "VBD")]:
+        vdi = db.find("VDI", vdi_ref)
+        if vdi is not None:
+            device_rules.refresh_vdi(db, vdi)
+    vm_rules.refresh(db, vm)
+
+
+def reboot(ctx: Context, vm: Row) -> None:
+    """Replace the domain by a new one on the same host; the guest boots again."""
+    host = ctx.db.row("host", vm["resident_on"])
+    ctx.pool.guests.paused(vm)
+    ctx.pool.clock.wait(BUILD_S)
+    with ctx.db as db:
+        for console in db.linked(vm, "consoles", "console"):
+            db.delete(console)
+        begin_domain(ctx, vm, host, paused=False)
+        ctx.pool.guests.booted(vm)

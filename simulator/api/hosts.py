@@ -1,0 +1,131 @@
+"""host.*, pool.*, network.* and PIF.* as far as they do more than hold fields (xapi.md 6.6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simulator.api import domains
+from simulator.api.registry import METHODS, Context, call
+from simulator.core.database import Row
+from simulator.core.failures import Failure
+
+
+@call("host.disable", "&host", "bool?")
+def host_disable(ctx: Context, host: Row, auto_enable: bool | None) -> None:
+    """Let no VM start on the host."""
+    del auto_enable
+    with ctx.db as db:
+        db.put(host, enabled=False)
+
+
+@call("host.enable", "&host")
+def host_enable(ctx: Context, host: Row) -> None:
+    """Let VMs start on the host."""
+    with ctx.db as db:
+        db.put(host, enabled=True)
+
+
+@call("host.compute_free_memory", "&host", returns="int")
+def host_compute_free_memory(ctx: Context, host: Row) -> int:
+    """Return the bytes that VMs could take."""
+    with ctx.db:
+        return domains.free_memory(ctx, host)
+
+
+@call("host.compute_memory_overhead", "&host", returns="int")
+def host_compute_memory_overhead(ctx: Context, host: Row) -> int:
+    """Return the host's own memory."""
+    del ctx
+    return int(host["memory_overhead"])
+
+
+@call("host.get_servertime", "&host", returns="datetime", has_async=False)
+@call("host.get_server_localtime", "&host", returns="datetime", has_async=False)
+def host_get_servertime(ctx: Context, host: Row) -> str:
+    """Return the host's clock."""
+    del host
+    return ctx.pool.clock.stamp()
+
+
+@call("host.list_methods", returns="string*", has_async=False)
+def host_list_methods(ctx: Context) -> list[str]:
+    """Return the names of all calls."""
+    del ctx
+    return list(METHODS)
+
+
+@call("host.has_extension", "&host", "string", returns="bool")
+def host_has_extension(ctx: Context, host: Row, name: str) -> bool:
+    """Return False: there are no extensions."""
+    del ctx, host, name
+    return False
+
+
+@call("host.call_plugin", "&host", "string", "string", "string->string", returns="string")
+def host_call_plugin(ctx: Context, host: Row, plugin: str, function: str, arguments: dict[str, str]) -> str:
+    """Run a plugin: only `echo` is installed. Raises XENAPI_MISSING_PLUGIN, UNKNOWN_XENAPI_PLUGIN_FUNCTION."""
+    del ctx, host
+    if plugin != "echo":
+        raise Failure("XENAPI_MISSING_PLUGIN", plugin)
+    if function != "main":
+        raise Failure("UNKNOWN_XENAPI_PLUGIN_FUNCTION", function)
+    return "args were: " + repr(arguments)
+
+
+@call("pool.sync_database")
+def pool_sync_database(ctx: Context) -> None:
+    """Write the database to disk now."""
+    ctx.db.flush()
+
+
+@call("pool.designate_new_master", "&host")
+def pool_designate_new_master(ctx: Context, host: Row) -> None:
+    """Make another host the master."""
+    with ctx.db as db:
+        db.put(ctx.pool.pool_row, master=host.ref)
+
+
+@call("network.create", "record:network", returns="@network")
+def network_create(ctx: Context, record: dict[str, Any]) -> str:
+    """Make a network; without a bridge name it gets one. Raises INVALID_VALUE for a reserved one."""
+    bridge = record.get("bridge", "")
+    if bridge.startswith("xapi"):
+        raise Failure("INVALID_VALUE", "bridge", bridge)
+    with ctx.db as db:
+        number = int(db.notes.get("bridge", -1)) + 1
+        db.note("bridge", number)
+        values = record | {"uuid": ctx.pool.ids.uuid(), "bridge": bridge or f"xapi{number}"}
+        return db.create("network", ctx.pool.ids.ref(), values).ref
+
+
+@call("network.destroy", "&network")
+def network_destroy(ctx: Context, network: Row) -> None:
+    """Remove a network without interfaces. Raises NETWORK_CONTAINS_VIF and NETWORK_CONTAINS_PIF."""
+    with ctx.db as db:
+        for field, code in (("VIFs", "NETWORK_CONTAINS_VIF"), ("PIFs", "NETWORK_CONTAINS_PIF")):
+            if network[field]:
+                raise Failure(code, *network[field])
+        db.delete(network)
+
+
+@call("network.set_default_locking_mode", "&network", "network_default_locking_mode")
+def network_set_default_locking_mode(ctx: Context, network: Row, value: str) -> None:
+    """Choose what interfaces do by default."""
+    with ctx.db as db:
+        db.put(network, default_locking_mode=value)
+
+
+@call("PIF.plug", "&PIF")
+def pif_plug(ctx: Context, pif: Row) -> None:
+    """Bring an interface up."""
+    with ctx.db as db:
+        db.put(pif, currently_attached=True)
+
+
+@call("PIF.unplug", "&PIF")
+def pif_unplug(ctx: Context, pif: Row) -> None:
+    """Take an interface down."""
+    with ctx.db as db:
+        if pif["disallow_unplug"]:
+            raise Failure("PIF_DOES_NOT_ALLOW_UNPLUG", pif.ref)
+        db.put(pif, currently_attached=False)

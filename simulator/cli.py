@@ -1,0 +1,165 @@
+"""The command line: read the options, make or reopen the pool, serve until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from simulator.build import Builder
+from simulator.control import Control
+from simulator.pool import Pool
+from simulator.server import Server
+from simulator.settings import SimulatorSettings
+from simulator.wire.http import Connection, Listener
+
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Return bytes: `4096`, `64M`, `4GiB`."""
+    number = text.strip().lower().removesuffix("ib").removesuffix("b")
+    unit = _UNITS.get(number[-1:], 1)
+    return int(float(number.rstrip("kmgt")) * unit)
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds: `20ms`, `0.5`, `300s`, `5m`."""
+    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
+        if text.endswith(suffix):
+            return float(text.removesuffix(suffix)) * factor
+    return float(text)
+
+
+def parse_rate(text: str) -> float:
+    """Return a number per second: `50`, `50/s`."""
+    return float(text.removesuffix("/s"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vmops simulate", description="A XenServer pool on the wire, for tests.")
+    add = parser.add_argument
+    add("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="address to serve; port 0 takes a free one")
+    add("--user", default="root", help="XenAPI user")
+    add("--password-file", type=Path, required=True, metavar="F", help="file that holds the password")
+    add("--hosts", type=int, default=1, metavar="N", help="hosts in the pool")
+    add("--vms", type=int, default=0, metavar="N", help="running VMs to begin with")
+    add("--vm-disk-size", type=parse_size, default=64 << 20, metavar="SIZE", help="root disk of those VMs (64M)")
+    add("--sr-capacity", type=parse_size, default=1 << 40, metavar="SIZE", help="room in the repository (1T)")
+    add("--state-dir", type=Path, metavar="DIR", help="where the pool lives; default: a folder that is removed at the end")
+    add("--latency", type=parse_duration, default=0.0, metavar="TIME", help="added to every call, such as 20ms")
+    add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same identifiers")
+    add("--tls", action="store_true", help="serve https with a generated certificate (DIR/certificate.pem)")
+    add("--port-file", type=Path, metavar="F", help="file that receives the port once it listens")
+    add("--guest-writes", type=parse_rate, default=5.0, metavar="N/s", help="writes of each running guest (5/s; 0: none)")
+    add("--boot-time", type=parse_duration, default=0.5, metavar="TIME", help="until a guest reports (500ms)")
+    add("--shutdown-time", type=parse_duration, default=0.2, metavar="TIME", help="a guest's clean shutdown (200ms)")
+    add("--quiet-period", type=parse_duration, default=300.0, metavar="TIME", help="the collector's pause (300s)")
+    add("--flush-period", type=parse_duration, default=300.0, metavar="TIME", help="between two writes of the database (300s)")
+    add("--digest-limit", type=parse_size, default=256 << 20, metavar="SIZE", help="disks up to this are hashed at a snapshot")
+    add("--bad-password-delay", type=parse_duration, default=2.0, metavar="TIME", help="before a wrong password is refused")
+    return parser
+
+
+def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings:
+    host, _, port = options.listen.rpartition(":")
+    return SimulatorSettings(
+        user=options.user,
+        password=options.password_file.read_text(encoding="utf-8").strip(),
+        state_dir=state_dir,
+        host=host.strip("[]"),
+        port=int(port),
+        hosts=options.hosts,
+        vms=options.vms,
+        vm_disk_size=options.vm_disk_size,
+        sr_capacity=options.sr_capacity,
+        latency_s=options.latency,
+        seed=options.seed,
+        tls=options.tls,
+        guest_writes_per_s=options.guest_writes,
+        boot_s=options.boot_time,
+        shutdown_s=options.shutdown_time,
+        quiet_period_s=options.quiet_period,
+        flush_period_s=options.flush_period,
+        digest_limit=options.digest_limit,
+        bad_password_delay_s=options.bad_password_delay,
+        keeps_state=options.state_dir is not None,
+    )
+
+
+@contextlib.contextmanager
+def _state_dir(wish: Path | None) -> Iterator[Path]:
+    if wish is not None:
+        wish.mkdir(parents=True, exist_ok=True)
+        yield wish
+        return
+    path = Path(tempfile.mkdtemp(prefix="simulator-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Running:
+    """A pool that serves."""
+
+    def __init__(self, settings: SimulatorSettings) -> None:
+        self.pool = Pool(settings)
+        if self.pool.is_fresh:
+            Builder(self.pool).build()
+        self.pool.start()
+        context = None
+        if settings.tls:
+            from simulator.wire.tls import server_context  # noqa: PLC0415 - slow to import, rarely used
+
+            context = server_context(settings.state_dir)
+        self.listener = Listener(settings.host, settings.port, self._serve, context)
+        self._server = Server(self.pool, Control(self.pool, self.listener))
+
+    def _serve(self, connection: Connection) -> None:
+        self._server.serve(connection)
+
+    def open(self) -> int:
+        """Listen; return the port."""
+        self.listener.open()
+        return self.listener.port
+
+    def close(self) -> None:
+        """Stop."""
+        self.listener.close()
+        self.listener.drop_connections()
+        self.pool.stop()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to stop; return the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_args: stop.set())
+    with _state_dir(options.state_dir) as state_dir:
+        try:
+            settings = _settings(options, state_dir)
+            running = Running(settings)
+            port = running.open()
+        except (OSError, ValueError) as error:
+            sys.stderr.write(f"simulator: {error}\n")
+            return 1
+        if options.port_file is not None:
+            fresh = options.port_file.with_name(options.port_file.name + ".new")
+            fresh.write_text(f"{port}\n", encoding="utf-8")
+            fresh.replace(options.port_file)
+        scheme = "https" if settings.tls else "http"
+        sys.stdout.write(f"serving {scheme}://{settings.host}:{port}\n")
+        sys.stdout.flush()
+        stop.wait()
+        running.close()
+    return 0

@@ -1,0 +1,1 @@
+"""What holds the simulated pool: database, events, clock, locks."""

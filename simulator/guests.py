@@ -1,0 +1,271 @@
+"""What runs inside the VMs: booting, reporting to XAPI, writing to disks, reacting to a shutdown request.
+
+A guest boots in half a second and then reports PV tools, unless told otherwise (`POST /simulator/guests/<vm uuid>`).
+While it runs it keeps writing to its root disk, so that a snapshot taken wrongly shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from simulator.api import vm_rules
+from simulator.core.database import Row
+from simulator.model.types import NULL
+from simulator.storage import GuestWriter, load_extents
+
+if TYPE_CHECKING:
+    from simulator.pool import Pool
+
+_FEATURES = dict.fromkeys(("feature-poweroff", "feature-reboot", "feature-suspend", "feature-shutdown"), "1")
+_FEATURES["feature-vcpu-hotplug"] = "1"
+_OS = {"name": "Debian GNU/Linux 12", "uname": "6.1.0", "distro": "debian", "major": "12"}
+_DRIVERS = {"major": "8", "minor": "2", "micro": "0", "build": "1"}
+#: Where a guest writes on a disk that the simulator did not fill: 4 MiB in its middle.
+_WRITE_SPAN = 4 << 20
+
+
+_DOMAIN_FIELDS = ("power_state", "domid", "resident_on")
+_DEVICE_FIELDS = ("currently_attached", "device")
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How one guest behaves."""
+
+    agent: bool = True
+    """Whether it reports to XAPI at all."""
+    pv_drivers: bool = True
+    """Whether the report names PV drivers."""
+    ignores_clean_shutdown: bool = False
+    """Whether it lets clean shutdowns and reboots time out."""
+    boot_s: float = 0.5
+    shutdown_s: float = 0.2
+    writes_per_s: float = 5.0
+
+
+class Guests:
+    """All guests."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._writers: dict[str, GuestWriter] = {}
+        self._pauses: dict[str, int] = {}
+        self._lock = threading.RLock()
+
+    # -- habits
+
+    def habits(self, vm: Row) -> Habits:
+        """Return how a guest behaves."""
+        settings = self._pool.settings
+        base = Habits(
+            boot_s=settings.boot_s, shutdown_s=settings.shutdown_s, writes_per_s=settings.guest_writes_per_s
+        )
+        return replace(base, **self._pool.db.notes.get(f"guest/{vm['uuid']}", {}))
+
+    def change(self, vm: Row, wish: dict[str, Any]) -> dict[str, Any]:
+        """Change habits; they act at once where they can. Raises ValueError with a sentence."""
+        known = {one.name for one in fields(Habits)}
+        if set(wish) - known:
+            raise ValueError(f"unknown keys {', '.join(sorted(set(wish) - known))}; known: {', '.join(sorted(known))}")
+        with self._pool.db as db:
+            db.note(f"guest/{vm['uuid']}", db.notes.get(f"guest/{vm['uuid']}", {}) | wish)
+            habits = self.habits(vm)
+            if vm["power_state"] == "Running" and wish.keys() & {"agent", "pv_drivers"}:
+                self._report(vm, habits)
+        if "writes_per_s" in wish and vm["power_state"] == "Running":
+            self._stop_writer(vm)
+            self._start_writer(vm)
+        return asdict(habits)
+
+    # -- domains
+
+    def booted(self, vm: Row) -> None:
+        """A domain was built: empty metrics now, the guest's report after its boot. The database is locked."""
+        db = self._pool.db
+        old = db.find("VM_guest_metrics", vm["guest_metrics"])
+        if old is not None:
+            db.delete(old)
+        metrics = db.create(
+            "VM_guest_metrics",
+            self._pool.ids.ref(),
+            {
+                "uuid": self._pool.ids.uuid(),
+                "can_use_hotplug_vbd": "unspecified",
+                "can_use_hotplug_vif": "unspecified",
+                "last_updated": self._pool.clock.stamp(),
+                "live": True,
+            },
+        )
+        db.put(vm, guest_metrics=metrics.ref)
+        self._pool.scheduler.later(self.habits(vm).boot_s, partial(self._boot_done, vm.ref, vm["domid"]))
+
+    def report_now(self, vm: Row) -> None:
+        """Let the guest report without waiting for its boot."""
+        self._report(vm, self.habits(vm))
+
+    def resumed(self, vm: Row) -> None:
+        """A guest runs on (unpause, resume)."""
+        self._start_writer(vm)
+
+    def paused(self, vm: Row) -> None:
+        """A guest stands still, or is gone."""
+        self._stop_writer(vm)
+
+    def _boot_done(self, vm_ref: str, domid: int) -> None:
+        with self._pool.db as db:
+            vm = db.find("VM", vm_ref)
+            if vm is None or vm["domid"] != domid or vm["power_state"] not in ("Running", "Paused"):
+                return
+            self._report(vm, self.habits(vm))
+            vm_rules.refresh(db, vm)
+            is_running = vm["power_state"] == "Running"
+        if is_running:
+            self._start_writer(vm)
+
+    def _report(self, vm: Row, habits: Habits) -> None:
+        db = self._pool.db
+        metrics = db.find("VM_guest_metrics", vm["guest_metrics"])
+        if metrics is None:
+            return
+        with db:
+            reports = habits.agent
+            number = self._address_of(vm)
+            db.put(
+                metrics,
+                os_version=dict(_OS) if reports else {},
+                PV_drivers_version=dict(_DRIVERS) if reports and habits.pv_drivers else {},
+                PV_drivers_up_to_date=reports and habits.pv_drivers,
+                PV_drivers_detected=habits.pv_drivers,
+                networks={"0/ip": number, "0/ipv4/0": number} if reports and vm["VIFs"] else {},
+                other=dict(_FEATURES) if reports and habits.pv_drivers else {},
+                last_updated=self._pool.clock.stamp(),
+            )
+            vm_rules.refresh(db, vm)
+
+    def _address_of(self, vm: Row) -> str:
+        number = int(vm["uuid"][:4], 16)
+        return f"192.0.{number >> 8}.{number & 255}"
+
+    def adopt_running(self) -> None:
+        """Take over the VMs that the state says are running: the hypervisor outlived us."""
+        with self._pool.db as db:
+            running = [vm for vm in db.rows("VM") if vm["power_state"] == "Running" and not vm["is_control_domain"]]
+        for vm in running:
+            self._start_writer(vm)
+
+    def domains(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return what the hypervisor knows: states of VMs and of their devices. The database is locked."""
+        db = self._pool.db
+        known = {("VM", vm.ref): _part(vm, _DOMAIN_FIELDS) for vm in db.rows("VM")}
+        for cls in ("VBD", "VIF"):
+            known |= {(cls, row.ref): _part(row, _DEVICE_FIELDS) for row in db.rows(cls) if not self._is_dom0(row)}
+        return known
+
+    def settle(self, domains: dict[tuple[str, str], dict[str, Any]]) -> None:
+        """After a roll-back: bring records in line with the domains, which went on. The database is locked."""
+        db = self._pool.db
+        for (cls, ref), values in domains.items():
+            row = db.find(cls, ref)
+            if row is not None:
+                db.put(row, **{field: value for field, value in values.items() if field in row.values})
+        for vm in db.rows("VM"):
+            if vm["power_state"] == "Running" and not vm["is_control_domain"]:
+                self._ensure_metrics(vm)
+            vm_rules.refresh(db, vm)
+
+    def _is_dom0(self, device: Row) -> bool:
+        vm = self._pool.db.find("VM", device["VM"])
+        return vm is not None and bool(vm["is_control_domain"])
+
+    def _ensure_metrics(self, vm: Row) -> None:
+        if self._pool.db.find("VM_guest_metrics", vm["guest_metrics"]) is None:
+            self.booted(vm)
+            self._report(vm, self.habits(vm))
+
+    # -- writing
+
+    def _root_disk(self, vm: Row) -> Row | None:
+        db = self._pool.db
+        with db:
+            vbds = [
+                vbd
+                for vbd in db.linked(vm, "VBDs", "VBD")
+                if vbd["type"] == "Disk" and vbd["mode"] == "RW" and vbd["currently_attached"] and vbd["VDI"] != NULL
+            ]
+            vbds.sort(key=lambda vbd: int(vbd["userdevice"]))
+            return db.find("VDI", vbds[0]["VDI"]) if vbds else None
+
+    def _start_writer(self, vm: Row) -> None:
+        habits = self.habits(vm)
+        disk = self._root_disk(vm)
+        if disk is None or habits.writes_per_s <= 0:
+            return
+        repository = self._pool.repository_of(disk)
+        with self._lock:
+            if vm.ref in self._writers:
+                return
+            extents = self._extents(disk)
+            writer = GuestWriter(
+                repository, disk["uuid"], extents, rate=habits.writes_per_s, seed=self._pool.settings.seed
+            )
+            self._writers[vm.ref] = writer
+            writer.start()
+            if self._pauses.get(disk["uuid"]):
+                writer.pause()
+
+    def _extents(self, disk: Row) -> list[tuple[int, int]]:
+        if self._pool.db.notes.get(f"content/{disk['uuid']}") == "ext4":
+            return list(load_extents())
+        size = disk["virtual_size"]
+        start = size // 2 // 4096 * 4096
+        return [(start, min(_WRITE_SPAN, size - start))]
+
+    def _stop_writer(self, vm: Row) -> None:
+        with self._lock:
+            writer = self._writers.pop(vm.ref, None)
+        if writer is not None:
+            writer.stop()
+
+    @contextlib.contextmanager
+    def writes_paused(self, vdi_uuid: str) -> Iterator[None]:
+        """Let no guest write to a disk for a moment, as XAPI pauses the disk's data path around a snapshot."""
+        vm_refs = self._users_of(vdi_uuid)
+        with self._lock:
+            self._pauses[vdi_uuid] = self._pauses.get(vdi_uuid, 0) + 1
+            for writer in self._writers_of(vm_refs):
+                writer.pause()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pauses[vdi_uuid] -= 1
+                if not self._pauses[vdi_uuid]:
+                    del self._pauses[vdi_uuid]
+                    for writer in self._writers_of(vm_refs):
+                        writer.resume()
+
+    def _writers_of(self, vm_refs: list[str]) -> list[GuestWriter]:
+        return [self._writers[ref] for ref in vm_refs if ref in self._writers]
+
+    def _users_of(self, vdi_uuid: str) -> list[str]:
+        db = self._pool.db
+        with db:
+            vdi = db.tables["VDI"].by_uuid.get(vdi_uuid)
+            return [vbd["VM"] for vbd in db.linked(vdi, "VBDs", "VBD")] if vdi is not None else []
+
+    def stop_all(self) -> None:
+        """Stop every writer."""
+        with self._lock:
+            writers = list(self._writers.values())
+            self._writers.clear()
+        for writer in writers:
+            writer.stop()
+
+
+def _part(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: row[name] for name in names if name in row.values}

@@ -1,0 +1,1 @@
+"""XenAPI's datamodel, as far as it is simulated: classes, fields, types."""

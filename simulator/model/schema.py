@@ -1,0 +1,139 @@
+"""The classes: their fields in wire order, and which reference fields are the two ends of one relation.
+
+A declaration has a line per field: name, type (`simulator.model.types.parse_type`), then
+`new` (settable in the constructor only), `rw` (constructor and setter) or nothing (the pool's own);
+`< F` for a set that mirrors field F of the class it refers to; `= D` for a default (`null`, `empty`, `""` or a value).
+A `new` or `rw` field without default is mandatory in the constructor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulator.model import host, pool, storage, vm
+from simulator.model.types import NULL, Bool, Float, Int, MapOf, Ref, SetOf, Type, parse_type
+
+_NAMESPACES = ("API_version", "name", "memory", "VCPUs", "actions", "PV", "HVM", "qos", "status", "io")
+_PLAIN_FIELDS = frozenset({"PV_drivers_version", "PV_drivers_up_to_date", "PV_drivers_detected"})
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a class."""
+
+    name: str
+    type: Type
+    in_constructor: bool
+    has_setter: bool
+    is_mandatory: bool
+    default: Any
+    mirrors: str
+    """For a set that is maintained by the database: the field of the other class that points here."""
+
+    @property
+    def query_name(self) -> str:
+        """The name in `get_all_records_where`: namespaced fields have a double underscore (xapi.md 12.2)."""
+        if self.name not in _PLAIN_FIELDS:
+            for namespace in _NAMESPACES:
+                if self.name.startswith(namespace + "_"):
+                    return namespace + "__" + self.name[len(namespace) + 1 :]
+        return self.name
+
+
+@dataclass(slots=True)
+class ClassSpec:
+    """One class. `inverse` maps a reference field to (class, set field) that mirrors it."""
+
+    name: str
+    fields: dict[str, Field]
+    inverse: dict[str, tuple[str, str]] = field(default_factory=dict)
+    by_query_name: dict[str, Field] = field(default_factory=dict)
+    _xml_parts: list[tuple[str, str, Type]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.by_query_name = {one.query_name: one for one in self.fields.values()}
+        self._xml_parts = [
+            (f"<member><name>{one.name}</name>", one.name, one.type) for one in self.fields.values()
+        ]
+
+    def defaults(self) -> dict[str, Any]:
+        """Return a fresh record with every field at its default."""
+        return {name: one.default for name, one in self.fields.items()}
+
+    def xml(self, values: dict[str, Any]) -> str:
+        """Return the `<value>` of a record."""
+        members = [f"{head}{kind.xml(values[name])}</member>" for head, name, kind in self._xml_parts]
+        return f"<value><struct>{''.join(members)}</struct></value>"
+
+    def json(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the record for JSON."""
+        return {name: one.type.json(values[name]) for name, one in self.fields.items()}
+
+
+def _default(kind: Type, text: str | None) -> Any:
+    if text is None:
+        return kind.default()
+    if text == "null":
+        return NULL
+    if text == "empty":
+        return {} if isinstance(kind, MapOf) else []
+    if isinstance(kind, Bool):
+        return text == "true"
+    if isinstance(kind, Int):
+        return int(text)
+    if isinstance(kind, Float):
+        return float(text)
+    return "" if text == '""' else text
+
+
+def _field(line: str) -> Field:
+    left, _, default = line.partition(" = ")
+    words = left.split()
+    name, kind, marks = words[0], parse_type(words[1]), words[2:]
+    in_constructor = "rw" in marks or "new" in marks
+    return Field(
+        name=name,
+        type=kind,
+        in_constructor=in_constructor,
+        has_setter="rw" in marks,
+        is_mandatory=in_constructor and not default,
+        default=_default(kind, default.strip() or None),
+        mirrors=marks[marks.index("<") + 1] if "<" in marks else "",
+    )
+
+
+def _class(name: str, text: str) -> ClassSpec:
+    fields = [_field(line) for line in text.strip().splitlines()]
+    return ClassSpec(name, {one.name: one for one in fields})
+
+
+def _load() -> dict[str, ClassSpec]:
+    declarations = vm.DECLARATIONS | storage.DECLARATIONS | host.DECLARATIONS | pool.DECLARATIONS
+    classes = {name: _class(name, text) for name, text in declarations.items()}
+    for spec in classes.values():
+        for one in spec.fields.values():
+            if one.mirrors and isinstance(one.type, SetOf) and isinstance(one.type.item, Ref):
+                classes[one.type.item.class_name].inverse[one.mirrors] = (spec.name, one.name)
+    return classes
+
+
+CLASSES = _load()
+#: Classes whose records exist but that `get_all_records` does not give (xapi.md 1.2).
+WITHOUT_GET_ALL = frozenset({"session"})
+
+
+class RecordOf(Type):
+    """A whole record; decoding builds a constructor's values."""
+
+    def __init__(self, spec: ClassSpec) -> None:
+        self.name = f"{spec.name} record"
+        self.spec = spec
+
+    def xml(self, value: Any) -> str:
+        """Return the record's struct."""
+        return self.spec.xml(value)
+
+    def json(self, value: Any) -> Any:
+        """Return the record's dict."""
+        return self.spec.json(value)

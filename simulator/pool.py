@@ -1,0 +1,169 @@
+"""The simulated pool: everything that lives in one process, and how its toolstack restarts and dies."""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter
+from pathlib import Path
+
+from simulator.api.event import Registrations
+from simulator.collector import Collector
+from simulator.core.clock import Clock, Scheduler
+from simulator.core.database import Database, Row
+from simulator.core.events import EventHub
+from simulator.core.failures import Failure
+from simulator.core.ids import Ids
+from simulator.core.log import Log
+from simulator.core.operations import Operations
+from simulator.core.tasks import Sessions, Tasks
+from simulator.faults import Faults
+from simulator.guests import Guests
+from simulator.model.types import NULL
+from simulator.settings import SimulatorSettings
+from simulator.storage import VhdRepository
+from simulator.transfers import Transfers
+
+_WRONG_PASSWORD = "Authentication failure"  # noqa: S105 - XAPI's words
+_WRONG_USER = "User not known to the underlying authentication module"
+_SWEEP_PERIOD_S = 30.0
+
+
+class Pool:
+    """All parts of one pool."""
+
+    def __init__(self, settings: SimulatorSettings) -> None:
+        self.settings = settings
+        log = Log(settings.state_dir / "database.log" if settings.keeps_state else None)
+        self.clock = Clock()
+        self.scheduler = Scheduler(self.clock)
+        self.db = Database(log)
+        self._log = log
+        self.is_fresh = not self.db.load()
+        boots = int(self.db.notes.get("boots", 0)) + 1
+        with self.db:
+            self.db.note("boots", boots)
+        self.ids = Ids(settings.seed, boots)
+        self.hub = EventHub(self.db)
+        self.tasks = Tasks(self)
+        self.sessions = Sessions(self)
+        self.operations = Operations(self)
+        self.faults = Faults(self.ids)
+        self.guests = Guests(self)
+        self.transfers = Transfers(self)
+        self.registrations = Registrations()
+        self.calls: Counter[str] = Counter()
+        self.latency_s = settings.latency_s
+        self._repositories: dict[str, VhdRepository] = {}
+        self._collectors: dict[str, Collector] = {}
+
+    # -- what many need
+
+    @property
+    def pool_row(self) -> Row:
+        """The pool object."""
+        return self.db.rows("pool")[0]
+
+    @property
+    def master_ref(self) -> str:
+        """The master's reference; null while the pool is being built."""
+        pools = self.db.rows("pool")
+        return str(pools[0]["master"]) if pools else NULL
+
+    def sr_path(self, sr_uuid: str) -> Path:
+        """Return the folder of a storage repository."""
+        return self.settings.state_dir / "sr" / sr_uuid
+
+    def repository(self, sr: Row) -> VhdRepository:
+        """Return the files of a storage repository. Raises SR_OPERATION_NOT_SUPPORTED for one without VHDs."""
+        found = self._repositories.get(sr.ref)
+        if found is None:
+            raise Failure("SR_OPERATION_NOT_SUPPORTED", sr.ref)
+        return found
+
+    def repository_of(self, vdi: Row) -> VhdRepository:
+        """Return the files that a disk lies in."""
+        return self.repository(self.db.row("SR", vdi["SR"]))
+
+    def has_repository(self, sr: Row) -> bool:
+        """Tell whether the folder of a repository is open."""
+        return sr.ref in self._repositories
+
+    def open_repository(self, sr: Row) -> VhdRepository:
+        """Make or open the folder of a storage repository, with its collector."""
+        path = self.sr_path(sr["uuid"])
+        path.mkdir(parents=True, exist_ok=True)
+        repository = VhdRepository(path, self.settings.sr_capacity)
+        self._repositories[sr.ref] = repository
+        self._collectors[sr.ref] = Collector(self, sr, repository)
+        return repository
+
+    def collector(self, sr: Row) -> Collector:
+        """Return the garbage collector of a storage repository."""
+        return self._collectors[sr.ref]
+
+    @property
+    def collectors(self) -> list[Collector]:
+        """All garbage collectors."""
+        return list(self._collectors.values())
+
+    def authenticate(self, user: str, password: str) -> None:
+        """Raise SESSION_AUTHENTICATION_FAILED, after a while, unless user and password are the pool's."""
+        is_user = user == self.settings.user
+        if is_user and hmac.compare_digest(password.encode(), self.settings.password.encode()):
+            return
+        self.clock.wait(self.settings.bad_password_delay_s)
+        raise Failure("SESSION_AUTHENTICATION_FAILED", user, _WRONG_PASSWORD if is_user else _WRONG_USER)
+
+    # -- life
+
+    def start(self) -> None:
+        """Begin to live: timers, and the guests that the state says are running."""
+        for sr in self.db.rows("SR"):
+            if sr.ref not in self._repositories and sr["type"] == "ext":
+                self.open_repository(sr)
+        self.db.flush()
+        self.scheduler.start()
+        self.scheduler.every(_SWEEP_PERIOD_S, self._sweep)
+        self.scheduler.every(self.settings.flush_period_s, self.db.flush)
+        self.guests.adopt_running()
+
+    def stop(self) -> None:
+        """End everything and keep the state."""
+        self.scheduler.stop()
+        self.guests.stop_all()
+        for collector in self.collectors:
+            collector.stop()
+        for repository in self._repositories.values():
+            repository.close()
+        self._log.close()
+
+    def _sweep(self) -> None:
+        self.tasks.sweep()
+        self.sessions.sweep()
+
+    def restart_toolstack(self) -> None:
+        """Lose sessions and tasks; running work goes on (xapi-observed.md). The database is written first."""
+        with self.db as db:
+            db.flush()
+            self._begin_anew()
+
+    def kill_toolstack(self) -> None:
+        """Lose sessions, tasks and every write since the last flush; running calls stop where they are."""
+        with self.db as db:
+            domains = self.guests.domains()
+            db.roll_back()
+            self._begin_anew()
+            self.guests.settle(domains)
+
+    def _begin_anew(self) -> None:
+        db = self.db
+        db.forget_volatile()
+        self.tasks.forget_all()
+        for cls in ("VM", "VBD", "VDI", "VIF", "SR", "host", "network", "pool"):
+            for row in db.rows(cls):
+                if row["current_operations"]:
+                    db.put(row, current_operations={})
+        self.registrations = Registrations()
+        db.renumber()
+        self.hub.wake_all()
+

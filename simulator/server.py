@@ -1,0 +1,130 @@
+"""Requests to answers: which handler, which fault, how long it takes."""
+
+from __future__ import annotations
+
+import time
+
+from simulator.api import catalogue, registry
+from simulator.control import Control
+from simulator.core.failures import Abandoned, Failure
+from simulator.faults import Fault
+from simulator.pool import Pool
+from simulator.transfers import Refused
+from simulator.wire import xmlrpc
+from simulator.wire.http import (
+    CONTROL_PREFIX,
+    BadRequest,
+    Connection,
+    Request,
+    internal_error_page,
+    page,
+    rpc_head,
+)
+from simulator.wire.jsonrpc import JsonCall
+
+_TRANSFERS = {("GET", "/export_raw_vdi"), ("PUT", "/import_raw_vdi")}
+_FORBIDDEN = page(403, "forbidden", "Access to the requested resource is forbidden.")
+
+
+class Server:
+    """Serves the connections of one pool."""
+
+    def __init__(self, pool: Pool, control: Control) -> None:
+        self._pool = pool
+        self._control = control
+        self.methods = len(catalogue.MODULES)
+
+    def serve(self, connection: Connection) -> None:
+        """Answer requests until the connection ends."""
+        while True:
+            try:
+                request = connection.read_request()
+                if request is None or not self._answer(request, connection):
+                    return
+            except BadRequest as bad:
+                connection.send(page(bad.status, "error", bad.text))
+                return
+            except Refused as refused:
+                connection.send(refused.answer)
+                return
+            except Abandoned:
+                return
+
+    def _answer(self, request: Request, connection: Connection) -> bool:
+        """Answer one request; tell whether the connection goes on."""
+        if request.path.startswith(CONTROL_PREFIX):
+            connection.send(self._control.answer(request, connection))
+            return request.keeps_alive
+        if request.method == "POST":
+            return self._rpc(request, connection)
+        if request.method == "OPTIONS":
+            connection.send(_preflight(request))
+            return request.keeps_alive
+        name = f"{request.method} {request.path}"
+        self._count(name)
+        fault = self._pool.faults.pick(name)
+        self._strike_page(fault, connection)
+        self._pool.db.adopt_thread()
+        if (request.method, request.path) not in _TRANSFERS:
+            connection.send(_FORBIDDEN)
+        elif request.method == "GET":
+            self._pool.transfers.export(request, connection, fault)
+        else:
+            self._pool.transfers.import_(request, connection, fault)
+        return False
+
+    def _strike_page(self, fault: Fault | None, connection: Connection) -> None:
+        try:
+            self._pool.faults.strike(fault, "before", connection)
+        except Failure as failure:
+            text = f"{failure.code}: [ {'; '.join(failure.details[1:])} ]"
+            raise Refused(internal_error_page(text)) from None
+
+    def _count(self, name: str) -> None:
+        self._pool.calls[name] += 1
+        if self._pool.latency_s:
+            time.sleep(self._pool.latency_s)
+
+    def _rpc(self, request: Request, connection: Connection) -> bool:
+        json_call = None
+        try:
+            if request.path == "/jsonrpc":
+                json_call = JsonCall(request.body)
+                name, params = json_call.method, json_call.params
+            else:
+                name, params = xmlrpc.parse_call(request.body)
+        except xmlrpc.MalformedRequest as error:
+            connection.send(internal_error_page(str(error).replace('"', "&quot;")))
+            return False
+        body = self._call(name, params, connection, json_call)
+        content_type = "text/xml" if json_call is None else "application/json"
+        keep = request.keeps_alive
+        connection.send(rpc_head(len(body), content_type, keep=keep, old=request.is_old) + body)
+        return keep
+
+    def _call(self, name: str, params: list[object], connection: Connection, json_call: JsonCall | None) -> bytes:
+        self._count(name)
+        faults = self._pool.faults
+        fault = faults.pick(name)
+        try:
+            faults.strike(fault, "before", connection)
+            self._pool.db.adopt_thread()
+            kind, value = registry.dispatch(self._pool, name, params)
+            faults.strike(fault, "after", connection)
+        except Failure as failure:
+            details = failure.details
+            return json_call.failure(details) if json_call else xmlrpc.failure(details)
+        if json_call is not None:
+            return json_call.success(kind, value)
+        if name == "system.listMethods":
+            return xmlrpc.bare(kind, value)
+        return xmlrpc.success(kind, value)
+
+
+def _preflight(request: Request) -> bytes:
+    wanted = request.headers.get("access-control-request-headers", "")
+    return (
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection:keep-alive\r\ncache-control:no-cache, no-store\r\n"
+        f"Access-Control-Allow-Origin:*\r\nAccess-Control-Allow-Headers:{wanted}, X-Requested-With\r\n"
+        "Access-Control-Allow-Methods:PUT\r\n\r\n"
+    ).encode()

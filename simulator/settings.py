@@ -1,0 +1,34 @@
+"""What the simulator is told when it starts. Times are seconds, sizes are bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorSettings:
+    """One simulated pool."""
+
+    user: str
+    password: str
+    state_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    hosts: int = 1
+    vms: int = 0
+    vm_disk_size: int = 64 * MIB
+    sr_capacity: int = 1 << 40
+    latency_s: float = 0.0
+    seed: int = 0
+    tls: bool = False
+    guest_writes_per_s: float = 5.0
+    boot_s: float = 0.5
+    shutdown_s: float = 0.2
+    quiet_period_s: float = 300.0
+    flush_period_s: float = 300.0
+    digest_limit: int = 256 * MIB
+    bad_password_delay_s: float = 2.0
+    keeps_state: bool = True

@@ -1,0 +1,387 @@
+"""GET /export_raw_vdi and PUT /import_raw_vdi (xapi.md 10.1, 10.3; transcripts 186 to 190).
+
+The 200 goes out before the work: success or failure is only in the task. Meanwhile the disk hangs on dom0 by a VBD.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from simulator.api import device_rules, domains
+from simulator.api.registry import Context
+from simulator.api.vdi import backend_failure, new_record, on_sr, rounded
+from simulator.core.database import Row
+from simulator.core.failures import Failure, internal_error
+from simulator.faults import Fault
+from simulator.model.types import NULL, escape
+from simulator.storage import ImportBroken, StorageError
+from simulator.wire.http import Connection, ConnectionReset, Request, internal_error_page, page
+
+if TYPE_CHECKING:
+    from simulator.pool import Pool
+
+_FORMATS = {"raw": "application/octet-stream", "vhd": "application/vhd"}
+#: A stream looks this often whether its task was cancelled (xapi.md 11.2).
+CANCEL_LOOK_S = 10.0
+_PROGRESS_STEP = 0.01
+
+
+class Refused(Exception):  # noqa: N818 - the request is refused with a page
+    """The handler answers with this page and closes."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__("refused")
+        self.answer = answer
+
+
+@dataclass(slots=True)
+class _Transfer:
+    """One running transfer."""
+
+    kind: str
+    vdi: Row
+    task: Row
+    own_task: bool
+    started: float
+    fault: Fault | None
+    moved: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "vdi": self.vdi["uuid"], "task": self.task.ref, "bytes": self.moved}
+
+
+class _Body:
+    """The body of a PUT as a stream: never more than its announced length."""
+
+    def __init__(self, connection: Connection, length: int, transfer: _Transfer, pool: Pool) -> None:
+        self._connection = connection
+        self._left = length
+        self._transfer = transfer
+        self._pool = pool
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        size = min(len(view), self._left)
+        if size == 0:
+            return 0
+        try:
+            got = self._connection.readinto(view[:size])
+        except OSError:
+            got = 0
+        self._left -= got
+        self._pool.transfers.moved(self._transfer, got)
+        return got
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes; empty at the end."""
+        buffer = bytearray(min(size, self._left))
+        got = self.readinto(buffer)
+        return bytes(buffer[:got])
+
+
+class Transfers:
+    """All running transfers."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._running: set[int] = set()
+        self._by_id: dict[int, _Transfer] = {}
+        self._lock = threading.Lock()
+        self.bytes_per_s: float | None = None
+        """Speed limit of each transfer; None for none."""
+
+    def running(self) -> list[dict[str, Any]]:
+        """Return what is under way."""
+        with self._lock:
+            return [one.describe() for one in self._by_id.values()]
+
+    def held_disks(self, sr_ref: str) -> list[str]:
+        """Return the files that transfers of a repository read or write: each disk and its ancestors."""
+        with self._lock:
+            disks = [one.vdi for one in self._by_id.values() if one.vdi["SR"] == sr_ref]
+        held: list[str] = []
+        for vdi in disks:
+            uuid: str | None = vdi["uuid"]
+            repository = self._pool.repository_of(vdi)
+            with contextlib.suppress(StorageError):
+                while uuid is not None:
+                    held.append(uuid)
+                    uuid = repository.node(uuid).parent
+        return held
+
+    def moved(self, transfer: _Transfer, size: int) -> None:
+        """Count bytes; keeps to the speed limit, lets a `cut` fault act, looks for cancellation.
+
+        Raises ConnectionReset for a cut.
+        """
+        transfer.moved += size
+        fault = transfer.fault
+        if fault is not None and fault.effect == "cut" and transfer.moved >= fault.after_bytes:
+            raise _Cut
+        if self.bytes_per_s:
+            ahead_s = transfer.moved / self.bytes_per_s - (time.monotonic() - transfer.started)
+            if ahead_s > 0:
+                time.sleep(ahead_s)
+
+    @contextlib.contextmanager
+    def _registered(self, transfer: _Transfer) -> Iterator[None]:
+        with self._lock:
+            self._by_id[id(transfer)] = transfer
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._by_id[id(transfer)]
+
+    # -- what both handlers do first
+
+    def _authorised(self, request: Request) -> None:
+        """Raise Refused(401) unless the request carries a session or Basic credentials."""
+        session_ref = request.parameter("session_id")
+        realm = "get_export_raw_vdi" if request.method == "GET" else "put_import_raw_vdi"
+        try:
+            if session_ref is not None:
+                self._pool.sessions.check(session_ref)
+                return
+            user, password = _basic(request)
+            self._pool.authenticate(user, password)
+        except Failure:
+            extra = f'WWW-Authenticate:Basic realm="{realm}"\r\n'
+            text = "Please check your credentials and retry."
+            raise Refused(page(401, "unauthorised", text, extra)) from None
+
+    def _disk(self, wish: str | None, name: str = "VDI") -> Row:
+        """Return the object that a query names by reference or uuid. Raises Refused(500)."""
+        table = self._pool.db.tables[name]
+        row = table.rows.get(wish or "") or table.by_uuid.get(wish or "")
+        if row is None:
+            text = f'Db_exn.Read_missing_uuid("{name}", "", "{wish or ""}")'
+            raise Refused(internal_error_page(escape(text)))
+        return row
+
+    def _task(self, request: Request, label: str) -> tuple[Row, bool]:
+        ref = request.parameter("task_id")
+        if ref is None:
+            return self._pool.tasks.create(label, None), False
+        task = self._pool.db.find("task", ref)
+        if task is None:
+            raise Refused(internal_error_page(escape(f'Db_exn.Read_missing_uuid("task", "", "{ref}")')))
+        return task, True
+
+    def _end(self, transfer: _Transfer, failure: Failure | None, result: str = "") -> None:
+        tasks = self._pool.tasks
+        if failure is None:
+            tasks.succeed(transfer.task, result)
+        else:
+            tasks.fail(transfer.task, failure.details)
+        if not transfer.own_task:
+            tasks.discard(transfer.task)
+
+    @contextlib.contextmanager
+    def _attached(self, ctx: Context, vdi: Row, mode: str) -> Iterator[None]:
+        """Hang the disk on dom0 while the block runs."""
+        db, pool = ctx.db, self._pool
+        with db:
+            host = db.row("host", pool.master_ref)
+            taken = {vbd["userdevice"] for vbd in db.linked(db.row("VM", host["control_domain"]), "VBDs", "VBD")}
+            free = next(str(number) for number in range(len(taken) + 1) if str(number) not in taken)
+            values = {
+                "uuid": pool.ids.uuid(),
+                "VM": host["control_domain"],
+                "VDI": vdi.ref,
+                "userdevice": free,
+                "mode": mode,
+                "type": "Disk",
+                "unpluggable": True,
+                "metrics": NULL,
+            }
+            vbd = db.create("VBD", pool.ids.ref(), values)
+        try:
+            with pool.operations.on(
+                ctx,
+                vbd,
+                "attach",
+                lambda: device_rules.assert_attachable(db, vbd),
+                lambda: device_rules.refresh_device(db, vbd),
+            ), db:
+                domains.attach_vbd(ctx, vbd, host)
+            yield
+        finally:
+            with db:
+                domains.detach_vbd(ctx, vbd)
+                db.delete(vbd)
+                device_rules.refresh_vdi(db, vdi)
+
+    # -- export
+
+    def export(self, request: Request, connection: Connection, fault: Fault | None) -> None:
+        """Answer GET /export_raw_vdi; the connection ends with it. Raises Refused, ConnectionReset."""
+        self._authorised(request)
+        vdi = self._disk(request.parameter("vdi"))
+        form = request.parameter("format") or "raw"
+        base_wish = request.parameter("base")
+        base = self._disk(base_wish) if base_wish else None
+        task, own_task = self._task(request, "Exporting raw VDI")
+        transfer = _Transfer("export", vdi, task, own_task, time.monotonic(), fault)
+        if form not in _FORMATS:
+            self._end(transfer, internal_error(f"Unknown format {form}"))
+            raise Refused(page(404, "not found", "Unknown format").replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        fmt: Literal["vhd", "raw"] = "vhd" if form == "vhd" else "raw"
+        ctx = Context(self._pool, "VDI.export", None, task)
+        try:
+            with self._registered(transfer), self._attached(ctx, vdi, "RO"):
+                connection.send(_export_head(task, vdi, fmt))
+                self._stream(ctx, transfer, connection, (fmt, base["uuid"] if base is not None else None))
+        except _Cut:
+            self._cut(transfer)
+            raise ConnectionReset from None
+        except OSError:
+            self._end(transfer, Failure("VDI_IO_ERROR", "Device I/O errors"))
+        except StorageError as error:
+            self._end(transfer, backend_failure(error.code, error.text))
+        except Failure as failure:
+            self._end(transfer, failure)
+            if transfer.moved == 0:
+                raise Refused(failure_page(failure)) from None
+        else:
+            self._end(transfer, None)
+
+    def _stream(self, ctx: Context, transfer: _Transfer, connection: Connection, what: tuple[Literal["vhd", "raw"], str | None]) -> None:
+        vdi = transfer.vdi
+        stream = self._pool.repository_of(vdi).export(vdi["uuid"], what[0], what[1])
+        shown, looked = 0.0, self._pool.clock.now()
+        fault = transfer.fault
+        limit = fault.after_bytes if fault is not None and fault.effect == "cut" else None
+        try:
+            for chunk in stream:
+                data = chunk if limit is None else chunk[: max(0, limit - transfer.moved)]
+                connection.send(data)
+                self.moved(transfer, len(data))
+                fraction = transfer.moved / stream.length if stream.length else 0.0
+                if fraction - shown >= _PROGRESS_STEP:
+                    shown = int(fraction * 100) / 100
+                    ctx.progress(min(shown, 1.0))
+                if self._pool.clock.now() - looked > CANCEL_LOOK_S:
+                    looked = self._pool.clock.now()
+                    self._pool.tasks.check_cancelled(transfer.task)
+        finally:
+            stream.close()
+
+    def _cut(self, transfer: _Transfer) -> None:
+        ending = transfer.fault.task if transfer.fault is not None else "failure"
+        if ending == "success":
+            self._end(transfer, None)
+        elif ending == "failure":
+            self._end(transfer, Failure("VDI_IO_ERROR", "Device I/O errors"))
+
+    # -- import
+
+    def import_(self, request: Request, connection: Connection, fault: Fault | None) -> None:
+        """Answer PUT /import_raw_vdi; the connection ends with it. Raises Refused, ConnectionReset."""
+        self._authorised(request)
+        form = request.parameter("format") or "raw"
+        task, own_task = self._task(request, "Importing raw VDI")
+        transfer = _Transfer("import", _NOTHING, task, own_task, time.monotonic(), fault)
+        refusal = _import_refusal(request, form)
+        if refusal is not None:
+            self._end(transfer, internal_error(refusal))
+            raise Refused(page(404, "not found", refusal))
+        ctx = Context(self._pool, "VDI.import", None, task)
+        length = request.length or 0
+        try:
+            transfer.vdi = self._target(ctx, request, length)
+            with self._registered(transfer), self._attached(ctx, transfer.vdi, "RW"):
+                connection.send(_import_head(task))
+                self._receive(ctx, transfer, form, _Body(connection, length, transfer, self._pool), length)
+        except _Cut:
+            self._cut(transfer)
+            raise ConnectionReset from None
+        except (ImportBroken, OSError):
+            self._end(transfer, Failure("VDI_IO_ERROR", "Device I/O errors"))
+        except StorageError as error:
+            self._end(transfer, backend_failure(error.code, error.text))
+        except Failure as failure:
+            self._end(transfer, failure)
+            if transfer.moved == 0:
+                raise Refused(failure_page(failure)) from None
+        else:
+            self._end(transfer, None, f"<value>{transfer.vdi.ref}</value>")
+
+    def _target(self, ctx: Context, request: Request, length: int) -> Row:
+        wish = request.parameter("vdi")
+        if wish is not None:
+            return self._disk(wish)
+        sr = self._disk(request.parameter("sr_id") or request.parameter("sr_uuid"), "SR")
+        uuid, size = self._pool.ids.uuid(), rounded(length)
+        with on_sr(ctx, sr, "vdi_create"):
+            self._pool.repository(sr).create(uuid, size)
+            return new_record(ctx, sr, uuid, name_label="Imported VDI")
+
+    def _receive(self, ctx: Context, transfer: _Transfer, form: str, body: _Body, length: int) -> None:
+        repository = self._pool.repository_of(transfer.vdi)
+        uuid = transfer.vdi["uuid"]
+        if form == "vhd":
+            repository.import_vhd(uuid, body, length, ctx.progress)
+        else:
+            repository.import_raw(uuid, body, length, ctx.progress)
+        node = repository.node(uuid)
+        with ctx.db as db:
+            db.put(transfer.vdi, physical_utilisation=node.physical_size)
+            db.note(f"digest/{uuid}", None)
+
+
+class _Cut(Exception):  # noqa: N818 - a fault's effect
+    """A `cut` fault has reached its byte."""
+
+
+_NOTHING: Any = None
+
+
+def _basic(request: Request) -> tuple[str, str]:
+    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        raise Failure("SESSION_AUTHENTICATION_FAILED", "", "")
+    try:
+        user, _, password = base64.b64decode(text, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        raise Failure("SESSION_AUTHENTICATION_FAILED", "", "") from None
+    return user, password
+
+
+def _import_refusal(request: Request, form: str) -> str | None:
+    encoding = request.headers.get("transfer-encoding")
+    if encoding is not None:
+        return f"Cannot handle encoding: {encoding}"
+    if form not in _FORMATS:
+        return f"Unknown format {form}"
+    if "chunked" in request.query:
+        return "Cannot handle chunked VHD" if form == "vhd" else "Cannot handle chunked raw"
+    return None
+
+
+def _export_head(task: Row, vdi: Row, form: str) -> bytes:
+    return (
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n"
+        f"task-id:{task.ref}\r\ncontent-type:{_FORMATS[form]}\r\n"
+        f'content-disposition: attachment; filename="{vdi["uuid"]}.{form}"\r\n\r\n'
+    ).encode()
+
+
+def _import_head(task: Row) -> bytes:
+    return (
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n"
+        f"task-id:{task.ref}\r\ncontent-type:application/octet-stream\r\n\r\n"
+    ).encode()
+
+
+def failure_page(failure: Failure) -> bytes:
+    """Return the 500 page that names an XenAPI failure."""
+    return internal_error_page(escape(f"{failure.code}: [ {'; '.join(failure.details[1:])} ]"))

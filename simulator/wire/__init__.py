@@ -1,0 +1,1 @@
+"""Bytes on the wire: HTTP, XML-RPC, JSON-RPC, TLS."""
