@@ -196,13 +196,27 @@ class GlanceStore:
             raise ImageStoreUnreachable(f"The token expired before image {image_id} was stored; there is a new one.")
         if status in {HTTPStatus.CONFLICT, HTTPStatus.GONE}:
             image = self.describe(image_id)  # raises ImageNotFound when that is the reason
-            if status == HTTPStatus.GONE and image.state in {ImageState.QUEUED, ImageState.SAVING}:
-                raise ImageNotReady(f"Image {image_id}: another upload began at the same moment.")
+            if image.state is ImageState.QUEUED or (status == HTTPStatus.GONE and image.state is ImageState.SAVING):
+                raise ImageNotReady(f"Image {image_id}: another upload got in the way and ended.")
             raise ImageConflict(f"Image {image_id} is {image.store_state}: it takes no data.")
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR and self._has_remains(image_id):
+            raise ImageConflict(
+                f"Image {image_id} holds remains of data that the image service refused, and takes no other (Glance 33 "
+                "with file storage): delete it, then submit again with a new image."
+            )
         if status == HTTPStatus.BAD_REQUEST and "size" in answer.reason().lower():
             raise TruncatedStream(f"The image service counted another size of image {image_id}: {answer.reason()}")
         self._check(answer, image_id)
         raise ImageStoreUnreachable(f"The image service answered {status} in the middle of image {image_id}.")
+
+    def _has_remains(self, image_id: str) -> bool:
+        """Tell whether the image waits for data and has a hash already.
+
+        Seen on Glance 33: data of the wrong format is refused (415) but stays in the store, and every later upload ends
+        in 500. An upload that failed for other reasons leaves no hash.
+        """
+        image = self.describe(image_id)
+        return image.state is ImageState.QUEUED and image.hash_value is not None
 
     def _settled(self, image_id: str, stored: Stored) -> Stored:
         """All was sent, the answer was lost: look what became of it."""

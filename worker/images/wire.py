@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import http.client
+import json
 import re
 import ssl
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -73,11 +74,13 @@ class Answer:
     body: bytes
 
     def reason(self) -> str:
-        """Return the text of an error for people. Glance writes HTML, others may write JSON (images.md 3)."""
+        """Return the text of a refusal for people. Glance sends HTML, JSON or plain text, a proxy whatever it likes."""
         text = self.body.decode("utf-8", "replace")
-        text = re.sub(r"(?s).*<body[^>]*>|<style.*?</style>|<[^>]+>", " ", text)
-        text = " ".join(html.unescape(text).split())[:_LONGEST_REASON]
-        return text or "no reason given"
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            text = str(json.loads(text)["message"])
+        text = html.unescape(re.sub(r"(?s)<head>.*?</head>|<[^>]+>", " ", text))
+        text = re.sub(rf"^\s*{self.status}(\s[A-Z]\S*)*\s*\n", "", text)  # the status again, as a headline
+        return " ".join(text.split())[:_LONGEST_REASON] or "no reason given"
 
 
 class Wire:
@@ -165,7 +168,7 @@ class Wire:
         """Return the sentence for a `BUSY` answer."""
         return f"The image service {self.url} answered {answer.status} ({answer.reason()}); it may work again later."
 
-    @contextmanager
+    @contextlib.contextmanager
     def errors(self) -> Generator[None]:
         """Turn what a broken connection raises into ours."""
         try:
@@ -182,7 +185,7 @@ class Wire:
             ) from error
 
     def _exchange(self, method: str, path: str, body: bytes, content_type: str) -> Answer:
-        headers = {"Connection": "close", "Accept": "application/json"}
+        headers = {"Connection": "close"}
         if body:
             headers |= {"Content-Type": content_type, "Content-Length": str(len(body))}
         connection = self.connect()
