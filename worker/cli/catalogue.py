@@ -108,7 +108,9 @@ def _of_definition(definition: Definition) -> Iterator[Entry]:
         steps,
     )
     for position, step in enumerate(definition.steps):
-        yield Entry(steps[position], "step", _first_line(step.run), _LINK_SCHEMA, _LINK_EXAMPLE | {"position": position})
+        yield Entry(
+            steps[position], "step", _first_line(step.run), _LINK_SCHEMA, _LINK_EXAMPLE | {"position": position}
+        )
     for position, step in enumerate(definition.steps):
         if step.undo is not None:
             name = definition.step_task_name(Direction.UNDO, position)

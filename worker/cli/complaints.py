@@ -72,7 +72,9 @@ def about_idleness(vmops: VMOps) -> str:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
     except (OperationalError, OSError) as error:
         return f"The broker at {broker} does not answer ({error}); the operation is sent when it does."
-    return f"No worker has taken it yet. Is one running, with the broker {broker}? `celery -A worker worker` starts one."
+    return (
+        f"No worker has taken it yet. Is one running, with the broker {broker}? `celery -A worker worker` starts one."
+    )
 
 
 def without_password(url: str) -> str:

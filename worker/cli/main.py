@@ -110,7 +110,9 @@ def submit(
             metavar="[KEY=VALUE]...", help="The request. Values may be JSON, keys dotted; a secret is key=@file."
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow it; status 0 when it has succeeded, 1 when not.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow it; status 0 when it has succeeded, 1 when not.")
+    ] = False,
     operation_id: Annotated[
         str | None,
         typer.Option("--id", help="The operation's id; the same id twice is one operation. Default: a new one."),

@@ -1,0 +1,223 @@
+"""`vmops demo`: a snapshot of a running VM, everything real but the pool, and the proof that the image is the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from worker.cli.catalogue import find_definition
+from worker.cli.complaints import FAILED, Complaint
+from worker.cli.follow import follow
+from worker.cli.parts import QUIET_PERIOD_S, USER, Parts
+from worker.cli.simulated import RunningVM, SimulatedPool, logged_in
+from worker.client import VMOps
+from worker.images.directory import DirectoryStore
+from worker.images.vhd import raw_digest
+from worker.operations.record import Record
+from worker.operations.results import failure_text
+from worker.operations.states import State
+
+#: A demo whose snapshot takes longer than this has failed.
+_PATIENCE_S = 300.0
+_CHECK_S = 0.5
+#: 128 + the signal, as shells count.
+_SIGNALLED = 128
+
+
+class _Signalled(KeyboardInterrupt):
+    """The demo was asked to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = _SIGNALLED + number
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise _Signalled(number)
+
+
+@dataclass
+class _Tracker:
+    """Looks at the demo while the operation runs; asks for the digest of the snapshot while the snapshot exists."""
+
+    parts: Parts
+    pool: SimulatedPool
+    vmops: VMOps
+    operation_id: str
+    deadline_s: float
+    digest: str | None = None
+
+    def look(self) -> None:
+        """Raise when a part has died or the time is up."""
+        self.parts.check()
+        if time.monotonic() > self.deadline_s:
+            raise Complaint(
+                f"The snapshot has not ended within {_PATIENCE_S:.0f} s; the worker's log: {self.parts.log_of('worker')}"
+            )
+        if self.digest is None:
+            disks = self.vmops.journal.get(self.operation_id).data.get("disks") or [{}]
+            if disks[0].get("snapshot_ref"):
+                self.digest = self.pool.digest_at_snapshot(disks[0]["snapshot_ref"])
+
+
+def run(keep_state: Path | None, *, once: bool, with_flower: bool) -> int:
+    """Run the demo; return the exit status. Nothing that it started is left when this returns or raises."""
+    folder = (keep_state or Path(tempfile.mkdtemp(prefix="vmops-demo-"))).expanduser().absolute()
+    console = Console(highlight=False)
+    before = {kind: signal.signal(kind, _end) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    is_kept = keep_state is not None
+    try:
+        with Parts(folder) as parts:
+            status = _Demo(parts, console, once=once, with_flower=with_flower, is_kept=is_kept).run()
+    except _Signalled as signalled:
+        console.print("\nEnded on request; nothing is left running.")
+        status = signalled.status
+    except BaseException:
+        is_kept = True  # the logs tell why
+        console.print(f"Logs and state are kept in {escape(str(folder))}")
+        raise
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    return status
+
+
+class _Demo:
+    """One run."""
+
+    def __init__(self, parts: Parts, console: Console, *, once: bool, with_flower: bool, is_kept: bool) -> None:
+        self._parts = parts
+        self._is_kept = is_kept
+        self._say = partial(console.print, soft_wrap=True)
+        self._console = console
+        self._once = once
+        self._with_flower = with_flower
+
+    def run(self) -> int:
+        """Start everything, take the snapshot, verify it; without --once stay until somebody ends it."""
+        parts = self._parts
+        self._say("[bold]vmops demo[/bold]: a snapshot of a running VM; all is real but the pool\n")
+        self._start("broker", parts.start_broker)
+        self._start("simulator", parts.start_simulator)
+        self._start("worker", parts.start_workers)
+        if self._with_flower:
+            self._start("Flower", parts.start_flower)
+        vmops = VMOps(parts.settings())
+        with logged_in(parts.pool_url, USER, parts.password) as pool:
+            vm = pool.running_vm()
+            pool.lengthen_chain(vm)
+            self._introduce(vm)
+            record, digest = self._snapshot(vmops, pool, vm)
+            if record.state is not State.SUCCEEDED:
+                self._say(f"\n[red]The snapshot did not succeed:[/red] {escape(failure_text(record))}")
+                return FAILED
+            is_same = self._verify(pool, vm, record, digest)
+        self._say_where(record)
+        if self._once:
+            self._say(
+                "\nAll of it is kept." if self._is_kept else "\nAll of it is removed now; --keep-state DIR keeps it."
+            )
+            return 0 if is_same else FAILED
+        self._stay()
+        return 0
+
+    def _start(self, name: str, start: Callable[[], str]) -> None:
+        with self._console.status(f"starting {name} ..."):
+            told = start()
+        self._say(f"  [green]up[/green]  {name:<10} {escape(told)}")
+
+    def _introduce(self, vm: RunningVM) -> None:
+        self._say(
+            f"\nVM {escape(repr(vm.name))} is running; its disk of {_size(vm.virtual_size)} carries an ext4 file system\n"
+            "and is being written to all the time. An older snapshot of it was deleted, so\n"
+            f"the storage has something to coalesce: it begins {QUIET_PERIOD_S} s later (XenServer: 5 min).\n"
+        )
+
+    def _snapshot(self, vmops: VMOps, pool: SimulatedPool, vm: RunningVM) -> tuple[Record, str]:
+        """Submit the snapshot and show its progress; return its last record and the disk's digest at that instant."""
+        request = {"instance": {"name": vm.name}, "name": f"{vm.name} by the demo"}
+        self._say(f"$ vmops submit snapshot instance.name={escape(vm.name)} --wait", style="bold")
+        handle = vmops.submit("snapshot", request)
+        tracker = _Tracker(self._parts, pool, vmops, handle.id, time.monotonic() + _PATIENCE_S)
+        record = follow(vmops, handle.id, find_definition("snapshot"), self._console, tracker.look)
+        if record.state is State.SUCCEEDED and tracker.digest is None:
+            raise Complaint("The snapshot was gone before the simulator could be asked about it; run the demo again.")
+        return record, tracker.digest or ""
+
+    def _verify(self, pool: SimulatedPool, vm: RunningVM, record: Record, expected: str) -> bool:
+        """Compare the image with the disk at the snapshot's instant, bit by bit; look for what was left in the pool."""
+        image: dict[str, Any] = record.result["images"][0]
+        path = DirectoryStore(self._parts.images).path_of(image["image_id"])
+        found = raw_digest(path, size=vm.virtual_size)
+        now = pool.digest(vm.vdi_uuid)
+        leaks = {kind: found for kind, found in pool.leaks().items() if found}
+        problems = [
+            found != expected and "The image differs from the disk at the snapshot's instant.",
+            (_sha512_of(path), path.stat().st_size) != (image["sha512"], image["size"])
+            and "The image file is not what the operation says it stored.",
+            now == expected and "The guest did not write: the proof is worth nothing.",
+            leaks and f"Left behind in the pool: {leaks}.",
+        ]
+        say = self._say
+        say("\nSHA-256 of the disk")
+        say(f"  at the snapshot's instant  {expected}")
+        say(f"  in the image               {found}")
+        say(f"  in the pool by now         {now}")
+        for problem in filter(None, problems):
+            say(f"[red]{escape(str(problem))}[/red]")
+        if any(problems):
+            return False
+        say("[green]Verified[/green]: the image is the disk of that instant, bit by bit; nothing is left in the pool.")
+        return True
+
+    def _say_where(self, record: Record) -> None:
+        parts = self._parts
+        image: dict[str, Any] = record.result["images"][0]
+        path = DirectoryStore(parts.images).path_of(image["image_id"])
+        rows = [
+            ("image", f"{path} ({_size(image['size'])})"),
+            ("journal", f"{parts.settings().journal_url} (its file: {parts.broker.state_dir})"),
+            ("pool", f"{parts.pool_url} (control plane: {parts.pool_url}/simulator/stats)"),
+            ("settings", str(parts.config)),
+            ("logs", str(parts.logs)),
+        ]
+        if parts.flower_url:
+            rows.append(("Flower", parts.flower_url))
+        self._say()
+        for name, value in rows:
+            self._say(f"  {name:<9} {escape(value)}")
+
+    def _stay(self) -> None:
+        self._say(
+            "\nIn another terminal:\n\n"
+            f"    export VMOPS_CONFIG={escape(str(self._parts.config))}\n"
+            "    vmops operations\n"
+            "    vmops tasks snapshot\n\n"
+            "Everything stays up until Ctrl-C."
+        )
+        while True:
+            time.sleep(_CHECK_S)
+            self._parts.check()
+
+
+def _sha512_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha512").hexdigest()
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"
