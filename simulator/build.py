@@ -13,31 +13,26 @@ from simulator.api.sr import make_pbd, make_sr
 from simulator.api.vm_copy import make_vm
 from simulator.core.database import Row
 from simulator.core.ids import mac_address
+from simulator.facts import (
+    CPU_FEATURES,
+    HOST_CPUS,
+    HOST_MEMORY,
+    HOST_OVERHEAD,
+    LICENCE,
+    MIB,
+    POOL_OPERATIONS,
+    SM_FEATURES,
+    VM_MEMORY,
+    host_facts,
+    vm_record,
+)
 from simulator.model.types import NULL
 from simulator.pool import Pool
 from simulator.storage import load_ext4
 
-MIB = 1 << 20
-VM_MEMORY = 256 * MIB
-HOST_MEMORY = 256 << 30
-HOST_OVERHEAD = 2 << 30
-_HOST_CPUS = 8
-_FEATURES = "1fcbfbff-f7fa3203-2c100800-00000121-00000001-000007ab-00000000-00000000-00001000-9c000400-00000000"
 _VM_KEYS = frozenset({"name", "disks", "running", "count", "other_config"})
 _DISK_KEYS = frozenset({"size", "content", "chain_depth"})
 _CHUNK = 1 << 20
-
-_SM_FEATURES = (
-    "SR_PROBE SR_UPDATE SR_SUPPORTS_LOCAL_CACHING VDI_CREATE VDI_DELETE VDI_ATTACH VDI_DETACH VDI_UPDATE VDI_CLONE "
-    "VDI_SNAPSHOT VDI_RESIZE VDI_MIRROR VDI_GENERATE_CONFIG VDI_CONFIG_CBT VDI_ACTIVATE VDI_DEACTIVATE "
-    "THIN_PROVISIONING VDI_READ_CACHING"
-).split()
-_LICENCE = (
-    "restrict_vlan restrict_qos restrict_pool_attached_storage restrict_pooling restrict_rbac restrict_dmc "
-    "restrict_checkpoint restrict_cpu_masking restrict_vmss restrict_dr restrict_vif_locking "
-    "restrict_storage_xen_motion restrict_vgpu restrict_xen_motion restrict_guest_ip_setting restrict_nested_virt "
-    "restrict_set_vcpus_number_live restrict_cbt restrict_usb_passthrough restrict_zstd_export restrict_updates"
-).split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +94,16 @@ class Builder:
             default_SR=sr.ref,
             suspend_image_SR=sr.ref,
             other_config={"memory-ratio-hvm": "0.25", "memory-ratio-pv": "0.25"},
-            restrictions={"enable_xha": "true", **dict.fromkeys(_LICENCE, "false")},
+            restrictions={"enable_xha": "true", **dict.fromkeys(LICENCE, "false")},
             ha_cluster_stack="xhad",
-            allowed_operations=["designate_new_master", "ha_enable", "cluster_create"],
+            allowed_operations=list(POOL_OPERATIONS),
             cpu_info={
-                "features_hvm_host": _FEATURES,
-                "features_hvm": _FEATURES,
-                "features_pv_host": _FEATURES,
-                "features_pv": _FEATURES,
+                "features_hvm_host": CPU_FEATURES,
+                "features_hvm": CPU_FEATURES,
+                "features_pv_host": CPU_FEATURES,
+                "features_pv": CPU_FEATURES,
                 "socket_count": "1",
-                "cpu_count": str(_HOST_CPUS),
+                "cpu_count": str(HOST_CPUS),
                 "vendor": "GenuineIntel",
             },
         )
@@ -117,16 +112,18 @@ class Builder:
         pool = self._pool
         now = f"{pool.clock.now():.0f}."
         metrics = self._new("host_metrics", memory_total=HOST_MEMORY, live=True, last_updated=pool.clock.stamp())
-        host = self._new("host", **_host_facts(number, pool.settings.host, now) | {"metrics": metrics.ref})
-        for index in range(_HOST_CPUS):
-            self._new("host_cpu", host=host.ref, number=index, vendor="GenuineIntel", speed=2400, modelname="Simulated CPU")
+        host = self._new("host", **host_facts(number, pool.settings.host, now) | {"metrics": metrics.ref})
+        for index in range(HOST_CPUS):
+            self._new(
+                "host_cpu", host=host.ref, number=index, vendor="GenuineIntel", speed=2400, modelname="Simulated CPU"
+            )
         dom0 = self._dom0(host, number)
         pool.db.put(host, control_domain=dom0.ref)
         return host
 
     def _dom0(self, host: Row, number: int) -> Row:
         db = self._pool.db
-        vm = make_vm(self._ctx, _vm_record(f"Control domain on host: host-{number + 1}", HOST_OVERHEAD, {}))
+        vm = make_vm(self._ctx, vm_record(f"Control domain on host: host-{number + 1}", HOST_OVERHEAD, {}))
         db.put(vm, is_control_domain=True, power_state="Running", resident_on=host.ref, domid=0, domain_type="pv",
                HVM_boot_policy="", memory_overhead=0, memory_target=HOST_OVERHEAD)  # fmt: skip
         vm_rules.refresh(db, vm)
@@ -160,7 +157,12 @@ class Builder:
         )
 
     def _sm(self) -> None:
-        for kind, label in (("ext", "Local EXT3 VHD"), ("nfs", "NFS VHD"), ("lvm", "Local VHD on LVM"), ("file", "File VHD")):
+        for kind, label in (
+            ("ext", "Local EXT3 VHD"),
+            ("nfs", "NFS VHD"),
+            ("lvm", "Local VHD on LVM"),
+            ("file", "File VHD"),
+        ):
             self._new(
                 "SM",
                 type=kind,
@@ -170,8 +172,8 @@ class Builder:
                 copyright="(C) 2008 Citrix Systems Inc",
                 version="1.0",
                 required_api_version="1.0",
-                features={**dict.fromkeys(_SM_FEATURES, 1), "VDI_RESET_ON_BOOT": 2},
-                capabilities=[*_SM_FEATURES, "VDI_RESET_ON_BOOT"],
+                features={**dict.fromkeys(SM_FEATURES, 1), "VDI_RESET_ON_BOOT": 2},
+                capabilities=[*SM_FEATURES, "VDI_RESET_ON_BOOT"],
                 driver_filename=f"/opt/xensource/sm/{kind.upper()}SR",
             )
 
@@ -190,7 +192,7 @@ class Builder:
         size = self._pool.settings.vm_disk_size
         vdis = [self._disk(sr, _disk_wish(disk, size), wish.get("name", "vm")) for disk in wish.get("disks", [{}])]
         with self._pool.db as db:
-            vm = make_vm(self._ctx, _vm_record(wish.get("name", "vm"), VM_MEMORY, wish.get("other_config", {})))
+            vm = make_vm(self._ctx, vm_record(wish.get("name", "vm"), VM_MEMORY, wish.get("other_config", {})))
             for position, vdi in enumerate(vdis):
                 self._vbd(vm, vdi, str(position))
             self._vif(vm)
@@ -208,7 +210,7 @@ class Builder:
         for uuid in uuids:
             repository.create(uuid, size)
         with self._pool.db as db:
-            vm = make_vm(self._ctx, _vm_record(wish.get("name", "disk-owner"), VM_MEMORY, {}))
+            vm = make_vm(self._ctx, vm_record(wish.get("name", "disk-owner"), VM_MEMORY, {}))
             rows = [disks.new_record(self._pool, sr, repository.node(uuid), {"name_label": uuid}) for uuid in uuids]
             for position, row in enumerate(rows):
                 self._vbd(vm, row, str(position))
@@ -269,89 +271,3 @@ class Builder:
             pool.guests.report_now(vm)
             vm_rules.refresh(db, vm)
         pool.guests.resumed(vm)
-
-
-def _host_facts(number: int, address: str, now: str) -> dict[str, Any]:
-    name = f"host-{number + 1}"
-    shown = address if number == 0 else f"127.0.0.{number + 1}"
-    return {
-        "name_label": name,
-        "name_description": "Default install",
-        "memory_overhead": HOST_OVERHEAD,
-        "allowed_operations": ["vm_migrate", "provision", "vm_resume", "evacuate", "vm_start"],
-        "API_version_major": 2,
-        "API_version_minor": 21,
-        "API_version_vendor": "XenSource",
-        "enabled": True,
-        "software_version": {
-            "product_version": "8.3.0",
-            "product_version_text": "8.3",
-            "product_version_text_short": "8.3",
-            "platform_name": "XCP",
-            "platform_version": "3.4.0",
-            "product_brand": "XCP-ng",
-            "build_number": "release/sim",
-            "git_id": "0",
-            "hostname": "localhost",
-            "date": "20240701T00:00:00Z",
-            "xencenter_min": "2.21",
-            "xencenter_max": "2.21",
-            "xapi": "24.10",
-            "xapi_build": "24.10.0",
-            "xen": "4.17.0-sim",
-            "linux": "4.19.0+1",
-            "network_backend": "openvswitch",
-            "db_schema": "5.775",
-        },
-        "other_config": {"agent_start_time": now, "boot_time": now},
-        "capabilities": ["xen-3.0-x86_64", "hvm-3.0-x86_32", "hvm-3.0-x86_32p", "hvm-3.0-x86_64"],
-        "sched_policy": "credit",
-        "supported_bootloaders": ["pygrub", "eliloader"],
-        "cpu_info": {
-            "cpu_count": str(_HOST_CPUS),
-            "socket_count": "1",
-            "threads_per_core": "1",
-            "vendor": "GenuineIntel",
-            "speed": "2400.000",
-            "modelname": "Simulated CPU",
-            "family": "6",
-            "model": "85",
-            "stepping": "7",
-            "flags": "fpu vme de pse tsc msr vmx",
-            "features_pv": _FEATURES,
-            "features_hvm": _FEATURES,
-            "features_hvm_host": _FEATURES,
-            "features_pv_host": _FEATURES,
-        },
-        "hostname": name,
-        "address": shown,
-        "license_params": {"enable_xha": "true", **dict.fromkeys(_LICENCE, "false")},
-        "license_server": {"address": "localhost", "port": "27000"},
-        "edition": "xcp-ng",
-        "editions": ["xcp-ng"],
-        "virtual_hardware_platform_versions": [0, 1, 2],
-        "chipset_info": {"iommu": "false"},
-        "display": "enabled",
-    }
-
-
-def _vm_record(name: str, memory: int, other_config: dict[str, str]) -> dict[str, Any]:
-    limits = {f"memory_{one}": memory for one in ("static_max", "dynamic_max", "dynamic_min")}
-    return {
-        "name_label": name,
-        "user_version": 1,
-        "is_a_template": False,
-        "affinity": NULL,
-        **limits,
-        "memory_static_min": 128 * MIB,
-        "VCPUs_params": {},
-        "VCPUs_max": 1,
-        "VCPUs_at_startup": 1,
-        "actions_after_shutdown": "destroy",
-        "actions_after_reboot": "restart",
-        "actions_after_crash": "restart",
-        "HVM_boot_policy": "BIOS order",
-        "HVM_boot_params": {"order": "cd"},
-        "platform": {"acpi": "1", "viridian": "true"},
-        "other_config": dict(other_config),
-    }

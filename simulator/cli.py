@@ -53,18 +53,47 @@ def _parser() -> argparse.ArgumentParser:
     add("--vms", type=int, default=0, metavar="N", help="running VMs to begin with")
     add("--vm-disk-size", type=parse_size, default=64 << 20, metavar="SIZE", help="root disk of those VMs (64M)")
     add("--sr-capacity", type=parse_size, default=1 << 40, metavar="SIZE", help="room in the repository (1T)")
-    add("--state-dir", type=Path, metavar="DIR", help="where the pool lives; default: a folder that is removed at the end")
+    add(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the pool lives; default: a folder that is removed at the end",
+    )
     add("--latency", type=parse_duration, default=0.0, metavar="TIME", help="added to every call, such as 20ms")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same identifiers")
     add("--tls", action="store_true", help="serve https with a generated certificate (DIR/certificate.pem)")
     add("--port-file", type=Path, metavar="F", help="file that receives the port once it listens")
-    add("--guest-writes", type=parse_rate, default=5.0, metavar="N/s", help="writes of each running guest (5/s; 0: none)")
+    add(
+        "--guest-writes",
+        type=parse_rate,
+        default=5.0,
+        metavar="N/s",
+        help="writes of each running guest (5/s; 0: none)",
+    )
     add("--boot-time", type=parse_duration, default=0.5, metavar="TIME", help="until a guest reports (500ms)")
     add("--shutdown-time", type=parse_duration, default=0.2, metavar="TIME", help="a guest's clean shutdown (200ms)")
     add("--quiet-period", type=parse_duration, default=300.0, metavar="TIME", help="the collector's pause (300s)")
-    add("--flush-period", type=parse_duration, default=300.0, metavar="TIME", help="between two writes of the database (300s)")
-    add("--digest-limit", type=parse_size, default=256 << 20, metavar="SIZE", help="disks up to this are hashed at a snapshot")
-    add("--bad-password-delay", type=parse_duration, default=2.0, metavar="TIME", help="before a wrong password is refused")
+    add(
+        "--flush-period",
+        type=parse_duration,
+        default=300.0,
+        metavar="TIME",
+        help="between two writes of the database (300s)",
+    )
+    add(
+        "--digest-limit",
+        type=parse_size,
+        default=256 << 20,
+        metavar="SIZE",
+        help="disks up to this are hashed at a snapshot",
+    )
+    add(
+        "--bad-password-delay",
+        type=parse_duration,
+        default=2.0,
+        metavar="TIME",
+        help="before a wrong password is refused",
+    )
     return parser
 
 

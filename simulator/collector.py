@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator import disks
 from simulator.core.database import Row
-from simulator.storage import Collected, StorageError, VhdRepository
+from simulator.storage import StorageError, VhdRepository
 
 if TYPE_CHECKING:
     from simulator.pool import Pool
@@ -121,28 +121,15 @@ class Collector:
                 self._pool.clock.wait(0.05, self._stop)
                 continue
             try:
-                step = self._repository.collect_once(paused=self._busy(sr), inhibit_leaf=self._switches(sr))
+                step = self._repository.collect_once(inhibit_leaf=self._switches(sr))
             except StorageError:
                 return
             if step is None:
                 return
             done += 1
             self.merges += 1
-            self._record(sr, step)
+            disks.scan(self._pool, sr, introduces=False)
             with self._pool.db as db:
                 db.put(task, progress=done / (done + 1))
             if self.step_s:
                 self._pool.clock.wait(self.step_s, self._stop)
-
-    def _busy(self, sr: Row) -> list[str]:
-        """Return the disks that an export holds: their chain must not change under it."""
-        return self._pool.transfers.held_disks(sr.ref)
-
-    def _record(self, sr: Row, step: Collected) -> None:
-        del step
-        disks.scan(self._pool, sr, introduces=False)
-
-
-def is_collector_task(task: Row) -> bool:
-    """Tell whether a task is a collector's run."""
-    return bool(task["name_label"] == TASK_LABEL)

@@ -1,17 +1,18 @@
 """The control plane under /simulator/: what tests and demonstrations do to a pool that no XenAPI client could.
 
-    GET    stats                        {"calls": {name: count}, "total", "sessions"}
-    POST   stats/reset
-    GET    faults | POST faults | DELETE faults | DELETE faults/<id>         (simulator.faults)
-    GET    guests/<vm uuid> | POST guests/<vm uuid>                          (simulator.guests.Habits)
-    POST   hosts/<uuid>                 {"action": "die" | "return" | "become_master"[, "for_s": seconds]}
-    POST   xapi                         {"action": "restart" | "kill" | "flush"[, "downtime_s": seconds]}
-    GET    storage | POST storage       {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
-                                         "latency_s", "lock_retry_s": [from, to], "lock_wakes_early"[, "sr": uuid]}
-    POST   clock                        {"advance": seconds}
-    GET    leaks                        objects that no VM owns
-    GET    vdis/<uuid>                  {"sha256", "sha256_at_snapshot", "depth", "chain"}
-    POST   vms | POST vdis              make many quickly                     (simulator.build)
+GET    stats                        {"calls": {name: count}, "total", "sessions"}
+POST   stats/reset
+GET    faults | POST faults | DELETE faults | DELETE faults/<id>         (simulator.faults)
+GET    guests/<vm uuid> | POST guests/<vm uuid>                          (simulator.guests.Habits)
+POST   hosts/<uuid>                 {"action": "die" | "return" | "become_master"[, "for_s": seconds]}
+POST   xapi                         {"action": "restart" | "kill" | "flush"[, "downtime_s": seconds]}
+GET    storage | POST storage       {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
+"latency_s", "lock_retry_s": [from, to], "lock_wakes_early"[, "sr": uuid]}
+POST   clock                        {"advance": seconds}
+GET    leaks                        objects that no VM owns
+GET    vdis/<uuid>                  {"sha256", "sha256_at_snapshot", "depth", "chain",
+                                         "snapshot_digests": {snapshot: sha256}}
+POST   vms | POST vdis              make many quickly                     (simulator.build)
 """
 
 from __future__ import annotations
@@ -26,18 +27,23 @@ from typing import Any
 from simulator.build import Builder
 from simulator.core.database import Row
 from simulator.core.failures import Failure
+from simulator.model.words import words
 from simulator.pool import Pool
 from simulator.storage import StorageError
 from simulator.wire.http import CONTROL_PREFIX, Connection, Listener, Request
 
 _STORAGE_KEYS = frozenset(
-    "sr coalesce_now wait_s pause quiet_period_s step_s bytes_per_s latency_s lock_retry_s lock_wakes_early".split()
+    words(
+        """
+        sr coalesce_now wait_s pause quiet_period_s step_s bytes_per_s latency_s lock_retry_s lock_wakes_early
+        """
+    )
 )
 #: How long the toolstack is away at a restart, unless told otherwise.
 DOWNTIME_S = 0.2
 
 
-class NotFound(Exception):  # noqa: N818 - becomes a 404
+class NotFound(Exception):
     """The control plane has no such thing."""
 
 
@@ -92,8 +98,8 @@ class Control:
             raise NotFound(f"no {request.method} {request.path}")
         wish = json.loads(request.body) if request.body else {}
         if not isinstance(wish, dict):
-            raise ValueError("the body must be a JSON object")
-        if handler == self._toolstack or handler == self._host:
+            raise TypeError("the body must be a JSON object")
+        if handler in (self._toolstack, self._host):
             return handler(rest, wish, connection)
         return handler(rest, wish)
 
@@ -266,6 +272,7 @@ class Control:
         return {
             "sha256": digest,
             "sha256_at_snapshot": self._pool.db.notes.get(f"digest/{rest}"),
+            "snapshot_digests": self._pool.db.notes.get(f"digests/{rest}", {}),
             "depth": repository.depth(vdi["uuid"]),
             "chain": chain,
         }

@@ -78,9 +78,7 @@ def scan(pool: Pool, sr: Row, *, introduces: bool) -> None:
             if introduces and uuid not in known and (not node.hidden or uuid in parents):
                 _introduce(pool, sr, node)
         allocation = sum(node.virtual_size for node in nodes.values())
-        db.put(
-            sr, physical_utilisation=used, virtual_allocation=allocation, physical_size=pool.settings.sr_capacity
-        )
+        db.put(sr, physical_utilisation=used, virtual_allocation=allocation, physical_size=pool.settings.sr_capacity)
 
 
 def _introduce(pool: Pool, sr: Row, node: Node) -> None:

@@ -1,7 +1,7 @@
 """Faults on demand: which call, when, and what happens to it (design: `POST /simulator/faults`).
 
-A fault matches call names (`VDI.snapshot`, `Async.VDI.*`, `GET /export_raw_vdi`), acts from its `nth` match on (or with a
-`probability`), at most `count` times. Effects, at the moment `when` (before or after the call took effect):
+A fault matches call names (`VDI.snapshot`, `Async.VDI.*`, `GET /export_raw_vdi`), acts from its `nth` match on (or with
+a `probability`), at most `count` times. Effects, at the moment `when` (before or after the call took effect):
 
     failure   answer `error`, a list of code and parameters
     reset     cut the connection without an answer
@@ -20,11 +20,12 @@ from typing import Any
 
 from simulator.core.failures import Failure
 from simulator.core.ids import Ids
+from simulator.model.words import words
 from simulator.wire.http import Connection, ConnectionReset
 
 _EFFECTS = frozenset({"failure", "reset", "delay", "hang", "pause", "cut"})
 _KEYS = frozenset(
-    "match nth probability count effect when error delay_s after_bytes task".split(),
+    words("match nth probability count effect when error delay_s after_bytes task"),
 )
 
 

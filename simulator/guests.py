@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from simulator.pool import Pool
 
 _FEATURES = dict.fromkeys(("feature-poweroff", "feature-reboot", "feature-suspend", "feature-shutdown"), "1")
-_FEATURES["feature-vcpu-hotplug"] = "1"
 _OS = {"name": "Debian GNU/Linux 12", "uname": "6.1.0", "distro": "debian", "major": "12"}
 _DRIVERS = {"major": "8", "minor": "2", "micro": "0", "build": "1"}
 #: Where a guest writes on a disk that the simulator did not fill: 4 MiB in its middle.
@@ -62,9 +61,7 @@ class Guests:
     def habits(self, vm: Row) -> Habits:
         """Return how a guest behaves."""
         settings = self._pool.settings
-        base = Habits(
-            boot_s=settings.boot_s, shutdown_s=settings.shutdown_s, writes_per_s=settings.guest_writes_per_s
-        )
+        base = Habits(boot_s=settings.boot_s, shutdown_s=settings.shutdown_s, writes_per_s=settings.guest_writes_per_s)
         return replace(base, **self._pool.db.notes.get(f"guest/{vm['uuid']}", {}))
 
     def change(self, vm: Row, wish: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +82,7 @@ class Guests:
     # -- domains
 
     def booted(self, vm: Row) -> None:
-        """A domain was built: empty metrics now, the guest's report after its boot. The database is locked."""
+        """Begin the life of a new domain: empty metrics now, a report after the boot. The database is locked."""
         db = self._pool.db
         old = db.find("VM_guest_metrics", vm["guest_metrics"])
         if old is not None:
@@ -109,11 +106,11 @@ class Guests:
         self._report(vm, self.habits(vm))
 
     def resumed(self, vm: Row) -> None:
-        """A guest runs on (unpause, resume)."""
+        """Let a guest run on (unpause, resume)."""
         self._start_writer(vm)
 
     def paused(self, vm: Row) -> None:
-        """A guest stands still, or is gone."""
+        """Let a guest stand still (pause, suspend), or end."""
         self._stop_writer(vm)
 
     def _boot_done(self, vm_ref: str, domid: int) -> None:
@@ -155,6 +152,11 @@ class Guests:
         """Take over the VMs that the state says are running: the hypervisor outlived us."""
         with self._pool.db as db:
             running = [vm for vm in db.rows("VM") if vm["power_state"] == "Running" and not vm["is_control_domain"]]
+            for vm in running:
+                metrics = self._pool.db.find("VM_guest_metrics", vm["guest_metrics"])
+                if metrics is None or not metrics["os_version"]:
+                    self._ensure_metrics(vm)
+                    self._report(vm, self.habits(vm))
         for vm in running:
             self._start_writer(vm)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import shutil
 from collections import Counter
 from pathlib import Path
 
+from simulator.api import device_rules, vm_rules
 from simulator.api.event import Registrations
 from simulator.collector import Collector
 from simulator.core.clock import Clock, Scheduler
@@ -26,6 +28,8 @@ from simulator.transfers import Transfers
 _WRONG_PASSWORD = "Authentication failure"  # noqa: S105 - XAPI's words
 _WRONG_USER = "User not known to the underlying authentication module"
 _SWEEP_PERIOD_S = 30.0
+#: After a kill dom0's VBDs keep disks in use for so long; then the new toolstack has found them.
+LEFTOVER_LIFE_S = 2.0
 
 
 class Pool:
@@ -38,7 +42,8 @@ class Pool:
         self.scheduler = Scheduler(self.clock)
         self.db = Database(log)
         self._log = log
-        self.is_fresh = not self.db.load()
+        if not self.db.load() or "built" not in self.db.notes:
+            self._wipe()
         boots = int(self.db.notes.get("boots", 0)) + 1
         with self.db:
             self.db.note("boots", boots)
@@ -118,6 +123,10 @@ class Pool:
 
     def start(self) -> None:
         """Begin to live: timers, and the guests that the state says are running."""
+        with self.db as db:
+            db.note("built", value=True)
+            self._forget_operations()
+            self.drop_leftovers()
         for sr in self.db.rows("SR"):
             if sr.ref not in self._repositories and sr["type"] == "ext":
                 self.open_repository(sr)
@@ -126,6 +135,28 @@ class Pool:
         self.scheduler.every(_SWEEP_PERIOD_S, self._sweep)
         self.scheduler.every(self.settings.flush_period_s, self.db.flush)
         self.guests.adopt_running()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether nothing was built yet."""
+        return "built" not in self.db.notes
+
+    def _wipe(self) -> None:
+        """Remove what a process left that was killed while it built the pool."""
+        shutil.rmtree(self.settings.state_dir / "sr", ignore_errors=True)
+        self.db.clear()
+
+    def drop_leftovers(self) -> None:
+        """Remove dom0's VBDs that no transfer holds: what a killed toolstack left (it does so when it starts)."""
+        held = self.transfers.vbd_refs()
+        with self.db as db:
+            for vbd in db.rows("VBD"):
+                vm = db.find("VM", vbd["VM"])
+                if vm is not None and vm["is_control_domain"] and vbd.ref not in held:
+                    disk = db.find("VDI", vbd["VDI"])
+                    db.delete(vbd)
+                    if disk is not None:
+                        device_rules.refresh_vdi(db, disk)
 
     def stop(self) -> None:
         """End everything and keep the state."""
@@ -154,16 +185,26 @@ class Pool:
             db.roll_back()
             self._begin_anew()
             self.guests.settle(domains)
+        self.scheduler.later(LEFTOVER_LIFE_S, self.drop_leftovers)
+
+    def _forget_operations(self) -> None:
+        db = self.db
+        for cls in ("VM", "VBD", "VDI", "VIF", "SR", "host", "network", "pool"):
+            for row in db.rows(cls):
+                if row["current_operations"]:
+                    db.put(row, current_operations={})
+        for vm in db.rows("VM"):
+            vm_rules.refresh(db, vm)
+        for sr in db.rows("SR"):
+            device_rules.refresh_sr(db, sr)
+        for disk in db.rows("VDI"):
+            device_rules.refresh_vdi(db, disk)
 
     def _begin_anew(self) -> None:
         db = self.db
         db.forget_volatile()
         self.tasks.forget_all()
-        for cls in ("VM", "VBD", "VDI", "VIF", "SR", "host", "network", "pool"):
-            for row in db.rows(cls):
-                if row["current_operations"]:
-                    db.put(row, current_operations={})
+        self._forget_operations()
         self.registrations = Registrations()
         db.renumber()
         self.hub.wake_all()
-

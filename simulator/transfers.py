@@ -33,7 +33,7 @@ CANCEL_LOOK_S = 10.0
 _PROGRESS_STEP = 0.01
 
 
-class Refused(Exception):  # noqa: N818 - the request is refused with a page
+class Refused(Exception):
     """The handler answers with this page and closes."""
 
     def __init__(self, answer: bytes) -> None:
@@ -52,6 +52,7 @@ class _Transfer:
     started: float
     fault: Fault | None
     moved: int = 0
+    vbd_ref: str = ""
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "vdi": self.vdi["uuid"], "task": self.task.ref, "bytes": self.moved}
@@ -92,7 +93,6 @@ class Transfers:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._running: set[int] = set()
         self._by_id: dict[int, _Transfer] = {}
         self._lock = threading.Lock()
         self.bytes_per_s: float | None = None
@@ -103,19 +103,10 @@ class Transfers:
         with self._lock:
             return [one.describe() for one in self._by_id.values()]
 
-    def held_disks(self, sr_ref: str) -> list[str]:
-        """Return the files that transfers of a repository read or write: each disk and its ancestors."""
+    def vbd_refs(self) -> set[str]:
+        """Return dom0's VBDs that transfers hold."""
         with self._lock:
-            disks = [one.vdi for one in self._by_id.values() if one.vdi["SR"] == sr_ref]
-        held: list[str] = []
-        for vdi in disks:
-            uuid: str | None = vdi["uuid"]
-            repository = self._pool.repository_of(vdi)
-            with contextlib.suppress(StorageError):
-                while uuid is not None:
-                    held.append(uuid)
-                    uuid = repository.node(uuid).parent
-        return held
+            return {one.vbd_ref for one in self._by_id.values()}
 
     def moved(self, transfer: _Transfer, size: int) -> None:
         """Count bytes; keeps to the speed limit, lets a `cut` fault act, looks for cancellation.
@@ -186,9 +177,9 @@ class Transfers:
             tasks.discard(transfer.task)
 
     @contextlib.contextmanager
-    def _attached(self, ctx: Context, vdi: Row, mode: str) -> Iterator[None]:
+    def _attached(self, ctx: Context, transfer: _Transfer, mode: str) -> Iterator[None]:
         """Hang the disk on dom0 while the block runs."""
-        db, pool = ctx.db, self._pool
+        db, pool, vdi = ctx.db, self._pool, transfer.vdi
         with db:
             host = db.row("host", pool.master_ref)
             taken = {vbd["userdevice"] for vbd in db.linked(db.row("VM", host["control_domain"]), "VBDs", "VBD")}
@@ -204,14 +195,18 @@ class Transfers:
                 "metrics": NULL,
             }
             vbd = db.create("VBD", pool.ids.ref(), values)
+            transfer.vbd_ref = vbd.ref
         try:
-            with pool.operations.on(
-                ctx,
-                vbd,
-                "attach",
-                lambda: device_rules.assert_attachable(db, vbd),
-                lambda: device_rules.refresh_device(db, vbd),
-            ), db:
+            with (
+                pool.operations.on(
+                    ctx,
+                    vbd,
+                    "attach",
+                    lambda: device_rules.assert_attachable(db, vbd),
+                    lambda: device_rules.refresh_device(db, vbd),
+                ),
+                db,
+            ):
                 domains.attach_vbd(ctx, vbd, host)
             yield
         finally:
@@ -237,7 +232,7 @@ class Transfers:
         fmt: Literal["vhd", "raw"] = "vhd" if form == "vhd" else "raw"
         ctx = Context(self._pool, "VDI.export", None, task)
         try:
-            with self._registered(transfer), self._attached(ctx, vdi, "RO"):
+            with self._registered(transfer), self._attached(ctx, transfer, "RO"):
                 connection.send(_export_head(task, vdi, fmt))
                 self._stream(ctx, transfer, connection, (fmt, base["uuid"] if base is not None else None))
         except _Cut:
@@ -254,7 +249,9 @@ class Transfers:
         else:
             self._end(transfer, None)
 
-    def _stream(self, ctx: Context, transfer: _Transfer, connection: Connection, what: tuple[Literal["vhd", "raw"], str | None]) -> None:
+    def _stream(
+        self, ctx: Context, transfer: _Transfer, connection: Connection, what: tuple[Literal["vhd", "raw"], str | None]
+    ) -> None:
         vdi = transfer.vdi
         stream = self._pool.repository_of(vdi).export(vdi["uuid"], what[0], what[1])
         shown, looked = 0.0, self._pool.clock.now()
@@ -298,7 +295,7 @@ class Transfers:
         length = request.length or 0
         try:
             transfer.vdi = self._target(ctx, request, length)
-            with self._registered(transfer), self._attached(ctx, transfer.vdi, "RW"):
+            with self._registered(transfer), self._attached(ctx, transfer, "RW"):
                 connection.send(_import_head(task))
                 self._receive(ctx, transfer, form, _Body(connection, length, transfer, self._pool), length)
         except _Cut:
@@ -338,7 +335,7 @@ class Transfers:
             db.note(f"digest/{uuid}", None)
 
 
-class _Cut(Exception):  # noqa: N818 - a fault's effect
+class _Cut(Exception):
     """A `cut` fault has reached its byte."""
 
 

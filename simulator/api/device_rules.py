@@ -5,14 +5,17 @@ from __future__ import annotations
 from simulator.api import vm_rules
 from simulator.core.database import Database, Row
 from simulator.core.failures import Failure, in_progress
+from simulator.model.words import words
 
-_VDI_FREE = "generate_config forget destroy snapshot resize copy clone".split()
+_VDI_FREE = words("generate_config forget destroy snapshot resize copy clone")
 #: Operations that an attached disk allows.
-_WITH_ATTACHED = frozenset("snapshot clone mirror enable_cbt disable_cbt resize_online data_destroy revert".split())
-_SR_LISTED = (
-    "vdi_enable_cbt vdi_list_changed_blocks unplug plug pbd_create vdi_disable_cbt update pbd_destroy vdi_resize "
-    "vdi_clone vdi_data_destroy scan vdi_snapshot vdi_mirror vdi_create vdi_destroy"
-).split()
+_WITH_ATTACHED = frozenset(words("snapshot clone mirror enable_cbt disable_cbt resize_online data_destroy revert"))
+_SR_LISTED = words(
+    """
+    vdi_enable_cbt vdi_list_changed_blocks unplug plug pbd_create vdi_disable_cbt update pbd_destroy vdi_resize
+    vdi_clone vdi_data_destroy scan vdi_snapshot vdi_mirror vdi_create vdi_destroy
+    """
+)
 
 
 def attached_vbds(db: Database, vdi: Row) -> list[Row]:
@@ -87,18 +90,26 @@ def why_not_device(db: Database, device: Row, operation: str) -> Failure | None:
     for task_ref, name in device["current_operations"].items():
         shown = f"{{{name}}}" if device.cls == "VIF" else name
         return in_progress(device.cls, device.ref, shown, task_ref)
+    return _vm_forbids(vm) or _state_forbids(device, operation) or _no_hotplug(db, vm, device)
+
+
+def _vm_forbids(vm: Row) -> Failure | None:
     for name in vm["current_operations"].values():
         if name in ("clean_shutdown", "hard_shutdown", "suspend", "pause"):
             return Failure("OPERATION_NOT_ALLOWED", f"Current operation on VM:{vm.ref} is {name}")
     if vm["power_state"] != "Running":
         return Failure("VM_BAD_POWER_STATE", vm.ref, "running", vm["power_state"].lower())
+    return None
+
+
+def _state_forbids(device: Row, operation: str) -> Failure | None:
     if operation == "plug" and device["currently_attached"]:
         return Failure("DEVICE_ALREADY_ATTACHED", device.ref)
     if operation != "plug" and not device["currently_attached"]:
         return Failure("DEVICE_ALREADY_DETACHED", device.ref)
     if device.cls == "VBD" and device["type"] == "CD":
         return Failure("OPERATION_NOT_ALLOWED", "HVM CDROMs cannot be hotplugged/unplugged, only inserted or ejected")
-    return _no_hotplug(db, vm, device)
+    return None
 
 
 def _no_hotplug(db: Database, vm: Row, device: Row) -> Failure | None:

@@ -49,9 +49,8 @@ def get_allowed_vif_devices(ctx: Context, vm: Row) -> list[str]:
     return _free({vif["device"] for vif in ctx.db.linked(vm, "VIFs", "VIF")}, VIF_POSITIONS)
 
 
-def _check_vbd(ctx: Context, vm: Row, record: dict[str, Any]) -> str:
-    """Return the position of a new VBD. Raises what forbids it."""
-    db = ctx.db
+def _check_vbd(ctx: Context, vm: Row, record: dict[str, Any]) -> None:
+    """Raise what forbids a new VBD."""
     for task_ref, name in vm["current_operations"].items():
         if name in ("pool_migrate", "migrate_send"):
             raise in_progress("VM", vm.ref, name, task_ref)
@@ -61,19 +60,22 @@ def _check_vbd(ctx: Context, vm: Row, record: dict[str, Any]) -> str:
     elif record["empty"]:
         raise Failure("VBD_NOT_REMOVABLE_MEDIA", "in constructor")
     if not record["empty"]:
-        vdi = db.row("VDI", record["VDI"])
+        vdi = ctx.db.row("VDI", record["VDI"])
         if vdi["read_only"] and record["mode"] == "RW":
             raise Failure("VDI_READONLY", vdi.ref)
-    wish = record["userdevice"]
+
+
+def _vbd_position(ctx: Context, vm: Row, wish: str) -> str:
+    """Return the position of a new VBD. Raises INVALID_DEVICE, DEVICE_ALREADY_EXISTS."""
     if wish == "autodetect":
-        free = get_allowed_vbd_devices(ctx, vm)
+        free: list[str] = get_allowed_vbd_devices(ctx, vm)
         if not free:
             raise Failure("INVALID_DEVICE", wish)
-        return str(free[0])
-    number = str(_position(wish))
-    if any(str(_position(vbd["userdevice"])) == number for vbd in db.linked(vm, "VBDs", "VBD")):
+        return free[0]
+    number = _position(wish)
+    if any(_position(vbd["userdevice"]) == number for vbd in ctx.db.linked(vm, "VBDs", "VBD")):
         raise Failure("DEVICE_ALREADY_EXISTS", wish)
-    return number if wish.isdigit() else wish
+    return str(number) if wish.isdigit() else wish
 
 
 @call("VBD.create", "record:VBD", returns="@VBD")
@@ -81,7 +83,8 @@ def vbd_create(ctx: Context, record: dict[str, Any]) -> str:
     """Make a VBD, not plugged. Raises DEVICE_ALREADY_EXISTS, INVALID_DEVICE, VDI_READONLY."""
     with ctx.db as db:
         vm = db.row("VM", record["VM"])
-        position = _check_vbd(ctx, vm, record)
+        _check_vbd(ctx, vm, record)
+        position = _vbd_position(ctx, vm, record["userdevice"])
         keeps = vm["power_state"] == "Suspended"
         values = record | {
             "uuid": ctx.pool.ids.uuid(),
@@ -256,5 +259,3 @@ def vif_set_locking_mode(ctx: Context, vif: Row, value: str) -> None:
     """Choose what traffic passes."""
     with ctx.db as db:
         db.put(vif, locking_mode=value)
-
-

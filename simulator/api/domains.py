@@ -21,6 +21,13 @@ _BIOS = {
     "system-product-name": "HVM domU",
     "system-version": "",
     "system-serial-number": "",
+    "baseboard-manufacturer": "",
+    "baseboard-product-name": "",
+    "baseboard-version": "",
+    "baseboard-serial-number": "",
+    "baseboard-asset-tag": "",
+    "baseboard-location-in-chassis": "",
+    "enclosure-asset-tag": "",
     "hp-rombios": "",
     "oem-1": "Xen",
     "oem-2": "MS_VM_CERT/SHA1/bdbeb6e0a816d43fa6d3fe8aaef04c2bad9d3e3d",
@@ -46,7 +53,9 @@ def assert_can_boot(ctx: Context, vm: Row, host: Row) -> None:
     with ctx.db as db:
         if vm["VCPUs_at_startup"] < 1 or vm["VCPUs_at_startup"] > vm["VCPUs_max"]:
             value = str(vm["VCPUs_at_startup"])
-            raise Failure("VALUE_NOT_SUPPORTED", "VCPUs_at_startup", value, "value greater than VCPUs_max or not positive")
+            raise Failure(
+                "VALUE_NOT_SUPPORTED", "VCPUs_at_startup", value, "value greater than VCPUs_max or not positive"
+            )
         order = [vm[f"memory_{name}"] for name in ("static_min", "dynamic_min", "dynamic_max", "static_max")]
         if order != sorted(order):
             raise Failure("MEMORY_CONSTRAINT_VIOLATION")

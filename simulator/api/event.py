@@ -33,9 +33,7 @@ class _EventList(Type):
 def event_from(ctx: Context, classes: list[str], token: str, timeout_s: float) -> dict[str, Any]:
     """Return what changed since the token, waiting up to the time-out."""
     session = _session(ctx)
-    return ctx.pool.hub.wait_from(
-        subscription(classes), token, timeout_s, lambda: _assert_alive(ctx, session)
-    )
+    return ctx.pool.hub.wait_from(subscription(classes), token, timeout_s, lambda: _assert_alive(ctx, session))
 
 
 def _session(ctx: Context) -> Row:

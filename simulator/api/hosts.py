@@ -11,7 +11,7 @@ from simulator.core.failures import Failure
 
 
 @call("host.disable", "&host", "bool?")
-def host_disable(ctx: Context, host: Row, auto_enable: bool | None) -> None:
+def host_disable(ctx: Context, host: Row, auto_enable: bool | None) -> None:  # noqa: FBT001 - the call's signature
     """Let no VM start on the host."""
     del auto_enable
     with ctx.db as db:

@@ -43,7 +43,7 @@ class Constructor(Type):
     def decode(self, raw: Any) -> Any:
         """Return the fields that were given; the first missing one in datamodel order is named (seen)."""
         if not isinstance(raw, dict):
-            raise internal_error("Failure(\"Expecting Rpc.Dict\")")
+            raise internal_error('Failure("Expecting Rpc.Dict")')
         values: dict[str, Any] = {}
         for field in self._fields:
             if field.name in raw:

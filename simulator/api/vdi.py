@@ -1,4 +1,4 @@
-"""VDI.* (xapi.md 6.3, 8.3, 9.1, 14.1): every disk operation marks the repository and the disk, then works on the files."""
+"""VDI.* (xapi.md 6.3, 8.3, 9.1, 14.1): an operation marks the repository and the disk, then works on the files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from simulator.api.registry import Context, call
 from simulator.core.database import Row, is_null
 from simulator.core.failures import Failure
 from simulator.model.types import NULL
+from simulator.model.words import words
 from simulator.storage import StorageError
 
 GRAIN = 2 << 20
 LARGEST = 2040 << 30
-_COPIED = "name_label name_description type sharable other_config xenstore_data on_boot allow_caching".split()
+_COPIED = words(
+    """
+    name_label name_description type sharable other_config xenstore_data on_boot allow_caching
+    """
+)
 _COPY_CHUNK = 2 << 20
 
 
@@ -89,7 +94,7 @@ def create(ctx: Context, record: dict[str, Any]) -> str:
       "string->string", "string->string", "bool?", "int?", "int?", "@pool?", "bool?", "datetime?", "@VDI?",
       returns="@VDI")  # fmt: skip
 def introduce(ctx: Context, uuid: str, label: str, description: str, sr: Row, kind: str, *rest: Any) -> str:
-    """Make a record for a file that lies in the repository already. Raises SR_BACKEND_FAILURE_46 without such a file."""
+    """Make a record for a file that lies in the repository already. Raises SR_BACKEND_FAILURE_46."""
     sharable, read_only, other_config, location, xenstore_data, sm_config = rest[:6]
     del location, sm_config
     with on_sr(ctx, sr, "vdi_introduce"):
@@ -135,6 +140,10 @@ def forget(ctx: Context, vdi: Row) -> None:
         _drop_record(ctx, vdi)
 
 
+#: Digests of a disk's snapshots that are remembered, also when the snapshots are gone.
+_DIGESTS_KEPT = 50
+
+
 def branch(ctx: Context, vdi: Row, operation: str, **fields: Any) -> Row:
     """Snapshot or clone a disk: a hidden base copy takes its data, unless nothing was written since the last one.
 
@@ -160,6 +169,9 @@ def branch(ctx: Context, vdi: Row, operation: str, **fields: Any) -> Row:
         row = disks.new_record(pool, sr, nodes[0], values | fields)
         if digest is not None:
             db.note(f"digest/{new_uuid}", digest)
+            # Outlives the snapshot, for whoever compares what became of it with what the disk was.
+            taken = {**db.notes.get(f"digests/{vdi['uuid']}", {}), new_uuid: digest}
+            db.note(f"digests/{vdi['uuid']}", dict(list(taken.items())[-_DIGESTS_KEPT:]))
         disks.apply_node(db, vdi, nodes[1])
         return row
 
@@ -185,10 +197,7 @@ def copy(ctx: Context, vdi: Row, sr_ref: str | None, base_ref: str | None, into_
     """Copy the whole content into a new disk, or into an existing one. Raises VDI_TOO_SMALL and VDI_READONLY."""
     del base_ref
     sr = ctx.db.row("SR", vdi["SR"] if is_null(sr_ref or "") else sr_ref or "")
-    if is_null(into_ref or ""):
-        target = _copy_target(ctx, vdi, sr)
-    else:
-        target = ctx.db.row("VDI", into_ref or "")
+    target = _copy_target(ctx, vdi, sr) if is_null(into_ref or "") else ctx.db.row("VDI", into_ref or "")
     if target["virtual_size"] < vdi["virtual_size"]:
         raise Failure("VDI_TOO_SMALL", target.ref, str(target["virtual_size"]))
     if target["read_only"]:

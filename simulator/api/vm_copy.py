@@ -1,4 +1,4 @@
-"""Making and unmaking VMs: create, destroy, clone, copy, snapshot, provision (xapi.md 6.1, 6.2; observed snapshot records)."""
+"""Making and unmaking VMs: create, destroy, clone, copy, snapshot, provision (xapi.md 6.1, 6.2; records observed)."""
 
 from __future__ import annotations
 
@@ -99,13 +99,18 @@ def destroy(ctx: Context, vm: Row) -> None:
     with on_vm(ctx, vm, "destroy"), ctx.db as db:
         for child in db.linked(vm, "children", "VM"):
             db.put(child, parent=vm["parent"])
-        for device in [*db.linked(vm, "VBDs", "VBD"), *db.linked(vm, "VIFs", "VIF"), *db.linked(vm, "consoles", "console")]:
+        for device in [
+            *db.linked(vm, "VBDs", "VBD"),
+            *db.linked(vm, "VIFs", "VIF"),
+            *db.linked(vm, "consoles", "console"),
+        ]:
             drop_device(ctx, device)
         for cls, field in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics")):
             row = db.find(cls, vm[field])
             if row is not None:
                 db.delete(row)
         db.note(f"guest/{vm['uuid']}", None)
+        db.note(f"metadata/{vm['uuid']}", None)
         db.delete(vm)
 
 
@@ -276,6 +281,7 @@ def snapshot_record(ctx: Context, vm: Row, disks: dict[str, str], fields: dict[s
     }
     row = copy_record(ctx, vm, disks, values | fields, new_macs=False)
     ctx.db.put(vm, parent=row.ref)
+    ctx.db.note(f"metadata/{row['uuid']}", dict(vm.values) | {"parent": NULL})
     return row
 
 
@@ -296,5 +302,3 @@ def provision(ctx: Context, vm: Row) -> None:
         other_config = {key: value for key, value in vm["other_config"].items() if key not in keys}
         db.put(vm, is_a_template=False, other_config=other_config)
         vm_rules.refresh(db, vm)
-
-

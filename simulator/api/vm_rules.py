@@ -1,9 +1,10 @@
-"""What a VM may do now: the order of checks and their failures (xapi.md 7.1, 7.2; observed/vm-operation-matrix.json)."""
+"""What a VM may do now: checks in order, and their failures (xapi.md 7.1, 7.2; observed/vm-operation-matrix.json)."""
 
 from __future__ import annotations
 
 from simulator.core.database import Database, Row
 from simulator.core.failures import Failure, in_progress
+from simulator.model.words import words
 
 _STATE_ORDER = ("Paused", "Suspended", "Running", "Halted")
 
@@ -11,8 +12,12 @@ _HALTED, _RUNNING, _LIVE = "Halted", "Running", "Paused Running"
 _ANY = "Halted Paused Suspended Running"
 STATES: dict[str, str] = {
     **dict.fromkeys(
-        "start start_on provision make_into_template changing_shadow_memory changing_NVRAM create_vtpm changing_VCPUs "
-        "changing_static_range changing_memory_limits clone copy".split(),
+        words(
+            """
+            start start_on provision make_into_template changing_shadow_memory changing_NVRAM create_vtpm
+            changing_VCPUs changing_static_range changing_memory_limits clone copy
+            """
+        ),
         _HALTED,
     ),
     **dict.fromkeys(("destroy", "export", "create_template"), "Halted Suspended"),
@@ -21,26 +26,37 @@ STATES: dict[str, str] = {
     "unpause": "Paused",
     **dict.fromkeys(("resume", "resume_on", "csvm"), "Suspended"),
     **dict.fromkeys(
-        "pause suspend clean_shutdown clean_reboot pool_migrate changing_VCPUs_live changing_memory_live "
-        "awaiting_memory_live changing_shadow_memory_live data_source_op send_sysrq send_trigger call_plugin "
-        "snapshot_with_quiesce".split(),
+        words(
+            """
+            pause suspend clean_shutdown clean_reboot pool_migrate changing_VCPUs_live changing_memory_live
+            awaiting_memory_live changing_shadow_memory_live data_source_op send_sysrq send_trigger call_plugin
+            snapshot_with_quiesce
+            """
+        ),
         _RUNNING,
     ),
     "hard_reboot": _LIVE,
     **dict.fromkeys(("hard_shutdown", "shutdown", "checkpoint", "get_boot_record"), "Paused Suspended Running"),
     **dict.fromkeys(
-        "snapshot revert reverting metadata_export power_state_reset assert_operation_valid update_allowed_operations "
-        "query_services".split(),
+        words(
+            """
+            snapshot revert reverting metadata_export power_state_reset assert_operation_valid
+            update_allowed_operations query_services
+            """
+        ),
         _ANY,
     ),
 }
 
 #: The operations that allowed_operations may list.
-LISTED = (
-    "changing_NVRAM changing_dynamic_range changing_shadow_memory changing_static_range changing_VCPUs_live checkpoint "
-    "clean_reboot clean_shutdown clone copy create_vtpm destroy export hard_reboot hard_shutdown make_into_template "
-    "migrate_send pause pool_migrate provision resume resume_on revert snapshot start start_on suspend unpause"
-).split()
+LISTED = words(
+    """
+    changing_NVRAM changing_dynamic_range changing_shadow_memory changing_static_range changing_VCPUs_live
+    checkpoint clean_reboot clean_shutdown clone copy create_vtpm destroy export hard_reboot hard_shutdown
+    make_into_template migrate_send pause pool_migrate provision resume resume_on revert snapshot start start_on
+    suspend unpause
+    """
+)
 
 _UNPRINTABLE = frozenset({"changing_VCPUs", "changing_memory_limits"})
 _TOGETHER = (
@@ -49,17 +65,21 @@ _TOGETHER = (
     frozenset({"get_boot_record"}),
 )
 _CANCELLED_BY_HARD = frozenset(
-    "clean_shutdown shutdown clean_reboot hard_reboot pool_migrate call_plugin suspend".split()
+    words("clean_shutdown shutdown clean_reboot hard_reboot pool_migrate call_plugin suspend")
 )
 _TEMPLATE_MAY = frozenset(
-    "changing_dynamic_range changing_static_range changing_shadow_memory changing_NVRAM changing_VCPUs "
-    "changing_memory_limits clone copy export metadata_export provision destroy migrate_send power_state_reset "
-    "revert".split()
+    words(
+        """
+        changing_dynamic_range changing_static_range changing_shadow_memory changing_NVRAM changing_VCPUs
+        changing_memory_limits clone copy export metadata_export provision destroy migrate_send
+        power_state_reset revert
+        """
+    )
 )
-_SNAPSHOT_MAY = frozenset(
-    "revert clone copy export destroy hard_shutdown metadata_export power_state_reset".split()
+_SNAPSHOT_MAY = frozenset(words("revert clone copy export destroy hard_shutdown metadata_export power_state_reset"))
+_CONTROL_DOMAIN_MAY = frozenset(
+    ["changing_dynamic_range", "changing_static_range", "data_source_op", "metadata_export"]
 )
-_CONTROL_DOMAIN_MAY = frozenset("changing_dynamic_range changing_static_range data_source_op metadata_export".split())
 _FEATURES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("suspend", "checkpoint", "pool_migrate", "migrate_send"), ("feature-suspend",)),
     "clean_shutdown": ("feature-shutdown", "feature-poweroff"),
@@ -84,18 +104,20 @@ def _printed(operation: str) -> str:
     return "(unknown operation)" if operation in _UNPRINTABLE else operation
 
 
+def _go_together(operation: str, names: set[str], *, listing: bool) -> bool:
+    """Tell whether an operation may begin beside others; allowed_operations is stricter than the check (seen)."""
+    if any(operation in group and names <= group for group in _TOGETHER):
+        return True
+    if operation == "hard_shutdown":
+        return "hard_shutdown" not in names and (not listing or names <= _CANCELLED_BY_HARD)
+    if operation == "hard_reboot":
+        return names <= _CANCELLED_BY_HARD - {"hard_reboot"}
+    return names == {"migrate_send"} and operation in ("metadata_export", "clean_shutdown", "clean_reboot")
+
+
 def _clash(vm: Row, operation: str, *, listing: bool) -> Failure | None:
     current: dict[str, str] = vm["current_operations"]
-    if not current:
-        return None
-    names = set(current.values())
-    if any(operation in group and names <= group for group in _TOGETHER):
-        return None
-    if operation == "hard_shutdown" and "hard_shutdown" not in names and (not listing or names <= _CANCELLED_BY_HARD):
-        return None
-    if operation == "hard_reboot" and names <= _CANCELLED_BY_HARD - {"hard_reboot"}:
-        return None
-    if names == {"migrate_send"} and operation in ("metadata_export", "clean_shutdown", "clean_reboot"):
+    if not current or _go_together(operation, set(current.values()), listing=listing):
         return None
     if len(current) == 1:
         task_ref, name = next(iter(current.items()))
@@ -109,7 +131,7 @@ def has_pv_drivers(db: Database, vm: Row) -> bool:
     metrics = db.find("VM_guest_metrics", vm["guest_metrics"])
     if metrics is None:
         return False
-    version = metrics["PV_drivers_version"]
+    version: dict[str, str] = metrics["PV_drivers_version"]
     return version.get("major", "").isdigit() and version.get("minor", "").isdigit()
 
 
@@ -141,11 +163,17 @@ def _kind_failure(vm: Row, operation: str) -> Failure | None:
     return None
 
 
+def _fits_state(vm: Row, operation: str) -> bool:
+    if operation in ("clone", "copy") and vm["is_a_snapshot"] and vm["power_state"] == "Suspended":
+        return True
+    return vm["power_state"] in STATES[operation].split()
+
+
 def why_not(db: Database, vm: Row, operation: str, *, listing: bool = False) -> Failure | None:
     """Return the first failure that forbids the operation now, or None."""
     if operation in vm["blocked_operations"]:
         return Failure("OPERATION_BLOCKED", vm.ref, vm["blocked_operations"][operation])
-    if vm["power_state"] not in STATES[operation].split():
+    if not _fits_state(vm, operation):
         return bad_power_state(vm, operation)
     failure = _clash(vm, operation, listing=listing) or _kind_failure(vm, operation)
     if failure is None and vm["is_control_domain"] and operation not in _CONTROL_DOMAIN_MAY:

@@ -66,7 +66,8 @@ def set_vcpus_number_live(ctx: Context, vm: Row, value: int) -> None:
 def _put_memory(ctx: Context, vm: Row, limits: dict[str, int]) -> None:
     """Write memory limits. Raises MEMORY_CONSTRAINT_VIOLATION_ORDER."""
     merged = {
-        name: limits.get(name, vm[f"memory_{name}"]) for name in ("static_min", "dynamic_min", "dynamic_max", "static_max")
+        name: limits.get(name, vm[f"memory_{name}"])
+        for name in ("static_min", "dynamic_min", "dynamic_max", "static_max")
     }
     if list(merged.values()) != sorted(merged.values()):
         raise Failure("MEMORY_CONSTRAINT_VIOLATION_ORDER")

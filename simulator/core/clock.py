@@ -1,7 +1,7 @@
 """The pool's clock, which tests can push forward, and a scheduler on it.
 
-Time here is real time plus what was advanced; everything that waits for long (quiet period, guest boots, task life time)
-waits on this clock, so that `POST /simulator/clock` makes it happen now.
+Time here is real time plus what was advanced; everything that waits for long (quiet period, guest boots, life time of
+tasks) waits on this clock, so that `POST /simulator/clock` makes it happen now.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 from simulator.core.failures import Abandoned, handle_invalid
 from simulator.core.log import Change, Log
@@ -93,7 +93,7 @@ class Database:
         self._killed = 0
         self._local = threading.local()
 
-    def __enter__(self) -> Database:
+    def __enter__(self) -> Self:
         self._lock.acquire()
         if self._depth == 0 and getattr(self._local, "killed", self._killed) != self._killed:
             self._lock.release()
@@ -235,6 +235,12 @@ class Database:
         self._log.rewrite(self._image(), self.notes)
         self._touched.clear()
         return bool(image)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.tables = {name: Table(spec) for name, spec in CLASSES.items()}
+        self.notes = {}
+        self._log.rewrite({}, {})
 
     def flush(self) -> None:
         """Write the simulated database to its disk: what a kill brings back is this moment."""

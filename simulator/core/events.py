@@ -16,6 +16,7 @@ from simulator.core.database import Database, Row
 from simulator.core.failures import Failure
 from simulator.model.schema import CLASSES
 from simulator.model.types import STRING, MapOf, TaggedInt, Type
+from simulator.model.words import words
 
 #: Pause between being woken and looking, so that changes which belong together arrive together.
 BATCHING_S = 0.05
@@ -25,12 +26,15 @@ LONGEST_WAIT_S = 86400.0
 
 _TOKEN = re.compile(r"(\d+),(\d+)\Z")
 #: Classes that XAPI counts beside the simulated ones.
-_EMPTY_CLASSES = """
-    vdi_nbd_server_info user tunnel subject sr_stat secret role probe_result pool_update pool_patch network_sriov message
-    host_patch host_crashdump event data_source crashdump blob auth vusb vtpm vm_appliance vmss vmpp vlan vgpu_type vgpu
-    usb_group sdn_controller repository pvs_site pvs_server pvs_proxy pvs_cache_storage pusb pgpu pci observer lvhd
-    gpu_group feature dr_task cluster_host cluster certificate bond
-""".split()
+_EMPTY_CLASSES = words(
+    """
+    vdi_nbd_server_info user tunnel subject sr_stat secret role probe_result pool_update pool_patch
+    network_sriov message host_patch host_crashdump event data_source crashdump blob auth vusb vtpm vm_appliance
+    vmss vmpp vlan vgpu_type vgpu usb_group sdn_controller repository pvs_site pvs_server pvs_proxy
+    pvs_cache_storage pusb pgpu pci observer lvhd gpu_group feature dr_task cluster_host cluster certificate
+    bond
+    """
+)
 _SPECS = {name.lower(): spec for name, spec in CLASSES.items()}
 _NO_EVENTS = frozenset({"session"})
 
@@ -157,9 +161,7 @@ class EventHub:
         """Return the token of this moment."""
         return f"{self._db.generation:020d},{0:020d}"
 
-    def wait_from(
-        self, wants: Subscription, token: str, timeout_s: float, check: Callable[[], None]
-    ) -> dict[str, Any]:
+    def wait_from(self, wants: Subscription, token: str, timeout_s: float, check: Callable[[], None]) -> dict[str, Any]:
         """Answer event.from. `check` raises when the caller's session has ended meanwhile.
 
         Raises EVENT_FROM_TOKEN_PARSE_FAILURE.

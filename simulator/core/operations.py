@@ -35,7 +35,7 @@ class Operations:
         self.retry_s = (1.0, 20.0)
         """Bounds of the random pause between two tries."""
         self.wakes_early = True
-        """Whether a freed object wakes those who wait for it, as the sources say, or only the pause does, as was seen."""
+        """Whether a freed object wakes those who wait for it, as the sources say; it was not seen to be so."""
 
     @contextlib.contextmanager
     def on(self, ctx: Context, row: Row, operation: str, check: Check, refresh: Check) -> Iterator[None]:

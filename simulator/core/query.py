@@ -21,7 +21,7 @@ _Value = Callable[[Row], str]
 
 
 def compile_query(spec: ClassSpec, expression: str) -> Test:
-    """Return a test of rows. Raises INVALID_VALUE for bad syntax; an unknown field fails when the first row is tested."""
+    """Return a test of rows. Raises INVALID_VALUE for bad syntax; an unknown field fails at the first row tested."""
     return _Parser(spec, expression).parse()
 
 

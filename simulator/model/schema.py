@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.model import host, pool, storage, vm
-from simulator.model.types import NULL, Bool, Float, Int, MapOf, Ref, SetOf, Type, parse_type
+from simulator.model.types import NULL, Float, Int, Ref, SetOf, Type, parse_type
 
 _NAMESPACES = ("API_version", "name", "memory", "VCPUs", "actions", "PV", "HVM", "qos", "status", "io")
 _PLAIN_FIELDS = frozenset({"PV_drivers_version", "PV_drivers_up_to_date", "PV_drivers_detected"})
@@ -53,9 +53,7 @@ class ClassSpec:
 
     def __post_init__(self) -> None:
         self.by_query_name = {one.query_name: one for one in self.fields.values()}
-        self._xml_parts = [
-            (f"<member><name>{one.name}</name>", one.name, one.type) for one in self.fields.values()
-        ]
+        self._xml_parts = [(f"<member><name>{one.name}</name>", one.name, one.type) for one in self.fields.values()]
 
     def defaults(self) -> dict[str, Any]:
         """Return a fresh record with every field at its default."""
@@ -71,20 +69,15 @@ class ClassSpec:
         return {name: one.type.json(values[name]) for name, one in self.fields.items()}
 
 
+_SPECIAL: dict[str, Any] = {"null": NULL, '""': "", "true": True, "false": False}
+
+
 def _default(kind: Type, text: str | None) -> Any:
-    if text is None:
+    if text is None or text == "empty":
         return kind.default()
-    if text == "null":
-        return NULL
-    if text == "empty":
-        return {} if isinstance(kind, MapOf) else []
-    if isinstance(kind, Bool):
-        return text == "true"
-    if isinstance(kind, Int):
-        return int(text)
-    if isinstance(kind, Float):
-        return float(text)
-    return "" if text == '""' else text
+    if text in _SPECIAL:
+        return _SPECIAL[text]
+    return kind.decode(text) if isinstance(kind, Int | Float) else text
 
 
 def _field(line: str) -> Field:

@@ -7,7 +7,7 @@ dict for maps. A value in the database is never changed in place, only replaced.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from simulator.core.failures import internal_error
@@ -16,8 +16,14 @@ from simulator.model.enums import ENUMS
 NULL = "OpaqueRef:NULL"
 EPOCH = "19700101T00:00:00Z"
 
-_DROPPED = {code: None for code in range(32) if code not in (9, 10, 13)}
-_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", **_DROPPED})
+_DROPPED: dict[int, None] = {code: None for code in range(32) if code not in (9, 10, 13)}
+_ESCAPES: dict[int, str | None] = {
+    ord("&"): "&amp;",
+    ord("<"): "&lt;",
+    ord(">"): "&gt;",
+    ord('"'): "&quot;",
+    **_DROPPED,
+}
 _PLAIN = re.compile(r'[^&<>"\x00-\x08\x0b\x0c\x0e-\x1f]*\Z')
 _TIME_FORMATS = ("%Y%m%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y%m%dT%H%M%S", "%Y-%m-%dT%H:%M:%S.%f")
 
@@ -34,21 +40,14 @@ def float_text(value: float) -> str:
 
 def received(raw: object) -> str:
     """Return how XAPI's decoder names what it received: `S(text)`, `I(1)`, `N` (seen in transcripts 027 to 031)."""
-    if raw is None:
-        return "N"
-    if isinstance(raw, bool):
-        return f"B({'true' if raw else 'false'})"
-    if isinstance(raw, int):
-        return f"I({raw})"
-    if isinstance(raw, float):
-        return f"F({float_text(raw)})"
-    if isinstance(raw, str):
-        return f"S({raw})"
     if isinstance(raw, list):
         return f"[{';'.join(received(item) for item in raw)}]"
     if isinstance(raw, dict):
         return "{" + ";".join(f"{key}:{received(value)}" for key, value in raw.items()) + "}"
-    return "DateTime(" + str(raw) + ")"
+    for kind, letter in ((bool, "B"), (int, "I"), (float, "F"), (str, "S")):
+        if isinstance(raw, kind):
+            return f"{letter}({str(raw).lower() if kind is bool else raw})"
+    return "N"
 
 
 class Type:
@@ -193,10 +192,10 @@ class Time(Type):
         text = str(raw)
         for form in _TIME_FORMATS:
             try:
-                moment = datetime.strptime(text.removesuffix("Z"), form)
+                moment = datetime.strptime(f"{text.removesuffix('Z')}+0000", f"{form}%z")
             except ValueError:
                 continue
-            return moment.replace(tzinfo=UTC).strftime("%Y%m%dT%H:%M:%SZ")
+            return moment.strftime("%Y%m%dT%H:%M:%SZ")
         raise internal_error(f'Failure("Date.of_iso8601: {text}")')
 
     def xml(self, value: Any) -> str:
@@ -319,7 +318,7 @@ _SIMPLE: dict[str, Type] = {
 
 
 def parse_type(notation: str) -> Type:
-    """Return the type written as `string`, `@VM` (reference), `X*` (set of X), `K->V` (map) or an enumeration's name."""
+    """Return the type written as `string`, `@VM` (reference), `X*` (set), `K->V` (map) or an enumeration's name."""
     if "->" in notation:
         key, item = notation.split("->", 1)
         return MapOf(parse_type(key), parse_type(item))

@@ -7,6 +7,7 @@ connection at once, as a dying toolstack does.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -26,7 +27,7 @@ _REASONS |= {404: "Not Found", 408: "Request Timeout", 409: "Conflict", 431: "Re
 _REASONS |= {500: "Internal Error", 501: "Method not implemented"}
 
 
-class BadRequest(Exception):  # noqa: N818 - it is the request that is bad
+class BadRequest(Exception):
     """The request cannot be read; the connection ends after `status`."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -35,7 +36,7 @@ class BadRequest(Exception):  # noqa: N818 - it is the request that is bad
         self.text = text
 
 
-class ConnectionReset(Exception):  # noqa: N818 - what the client is to see
+class ConnectionReset(Exception):
     """Drop this connection with a reset, without an answer."""
 
 
@@ -127,14 +128,15 @@ class Connection:
         head = self._buffer[:end].decode("latin-1")
         del self._buffer[: end + 4]
         lines = head.split("\r\n")
-        words = lines[0].split(" ")
-        if len(words) != 3:
+        method, _, rest = lines[0].partition(" ")
+        target, _, version = rest.rpartition(" ")
+        if not target or not version.startswith("HTTP/1."):
             raise BadRequest(400, "request line")
         headers = {}
         for line in lines[1:]:
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        request = Request(words[0], words[1], words[2], headers)
+        request = Request(method, target, version, headers)
         self.requests += 1
         is_control = request.path.startswith(CONTROL_PREFIX)
         if end > HEADER_LIMIT and not is_control:
@@ -197,10 +199,9 @@ class Connection:
 
     def is_open(self) -> bool:
         """Tell whether the client is still there (as far as the socket knows)."""
-        if isinstance(self._sock, ssl.SSLSocket):
-            return self._sock.fileno() >= 0
         try:
-            return self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+            with socket.socket(fileno=os.dup(self._sock.fileno())) as plain:
+                return plain.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
             return True
         except OSError:

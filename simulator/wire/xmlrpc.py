@@ -22,7 +22,7 @@ _STRUCT_END = "</member></struct></value>" + _TAIL
 _FAILURE_END = "</data></array></value>" + _STRUCT_END
 
 
-class MalformedRequest(Exception):  # noqa: N818 - it is the request that is malformed
+class MalformedRequest(Exception):
     """The body is no XML-RPC call; XAPI answers HTTP 500 with this text."""
 
 
@@ -101,7 +101,7 @@ class _Reader:
 
 
 def _scalar(tag: str, text: str) -> Any:
-    if tag == "string" or tag == "dateTime.iso8601":
+    if tag in ("string", "dateTime.iso8601"):
         return text
     if tag in ("int", "i4", "i8"):
         return int(text)

@@ -1,8 +1,8 @@
 """A simulated pool in a process of its own, for every test that needs one.
 
-    with SimulatorProcess("--vms", "1") as simulator:
-        simulator.url, simulator.password
-        simulator.add_fault(match="Async.VDI.snapshot", effect="reset", when="after", nth=1)
+with SimulatorProcess("--vms", "1") as simulator:
+simulator.url, simulator.password
+simulator.add_fault(match="Async.VDI.snapshot", effect="reset", when="after", nth=1)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-PASSWORD = "simulated"  # noqa: S105 - of a pool that lives for a test
+PASSWORD = "simulated"
 _START_TIMEOUT_S = 30
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -247,7 +247,7 @@ class SimulatorProcess:
             client.close()
 
 
-class XenFailure(Exception):  # noqa: N818 - XenAPI's word
+class XenFailure(Exception):
     """A call failed; `details` is the code and its parameters."""
 
     def __init__(self, details: list[str]) -> None:
