@@ -9,10 +9,14 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import worker_init
+from celery.utils.log import get_logger
+from redis.exceptions import RedisError
 
 from worker import broker
 from worker.operations.runtime import current
 from worker.settings import Settings, get_settings
+
+logger = get_logger(__name__)
 
 #: The modules that declare tasks.
 MODULES = ("worker.resources", "tasks.snapshot", "tasks.pollers")
@@ -77,5 +81,8 @@ app = make_app(is_current=True)
 
 
 @worker_init.connect
-def _announce_key(**_: Any) -> None:
-    current().publish_public_key()
+def _announce(**_: Any) -> None:
+    try:
+        current().publish_catalogue()
+    except RedisError:
+        logger.warning("The journal does not answer yet; the reconciler publishes the catalogue later.")

@@ -12,17 +12,18 @@ instead; the task's id is the operation's id.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 from worker.app import make_app
-from worker.errors import OperationFailed, PermanentError, RequestError
+from worker.errors import OperationFailed, PermanentError, RequestError, UnknownOperation
 from worker.operations import results, secrets
 from worker.operations.journal import Journal, connect
 from worker.operations.record import Record
@@ -104,6 +105,7 @@ class VMOps:
         """Use `settings`, by default those of the environment (`worker.settings`)."""
         self.settings = settings or get_settings()
         self.journal = connect(self.settings)
+        self._catalogue: dict[str, list[str]] = {}
 
     @cached_property
     def app(self) -> Celery:
@@ -118,11 +120,14 @@ class VMOps:
         """Submit any operation by name; the same `operation_id` twice is one operation.
 
         Returns when the journal has it, also while the broker is away. The request is checked by the worker: what is
-        wrong with it ends the operation at once. Raises RequestError for a pool that is not configured here.
+        wrong with it ends the operation at once. Secrets in clear are sealed before they leave this process.
+
+        Raises UnknownPool, UnknownOperation, and RequestError for what is not JSON.
         """
         name = operation.removeprefix("vmops.")
         pool, _ = self.settings.pool(request.get("pool"))
-        record = Record(id=operation_id or str(uuid4()), name=name, pool=pool, request={**request, "pool": pool})
+        fields = self._sealed(name, {**request, "pool": pool})
+        record = Record(id=operation_id or str(uuid4()), name=name, pool=pool, request=fields)
         if self.journal.enter(record, announced=True):
             self._send(record)
         return Handle(self.journal, record.id)
@@ -150,15 +155,35 @@ class VMOps:
 
     def seal(self, text: str) -> dict[str, str]:
         """Close a secret for the workers; the answer is the value of a secret field of a request."""
-        key = cast("bytes | None", self.journal.redis.get(f"{self.settings.journal_prefix}:public_key"))
+        key = self.journal.public_key()
         if key is None:
             raise PermanentError("No worker has published a public key: set secret_key_file for the workers.")
-        return {"sealed": secrets.seal(key.decode(), text)}
+        return {"sealed": secrets.seal(key, text)}
+
+    def _sealed(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the request as it may be stored and sent: the fields that the workers call secret are closed."""
+        if name not in self._catalogue:
+            self._catalogue = self.journal.catalogue()
+        if self._catalogue and name not in self._catalogue:
+            raise UnknownOperation(f"No operation is called {name!r}. There are: {', '.join(sorted(self._catalogue))}.")
+        in_clear = [field for field in self._catalogue.get(name, ()) if isinstance(request.get(field), str)]
+        if not self.settings.allow_secrets_in_clear or self.journal.public_key() is not None:
+            request = {**request, **{field: self.seal(request[field]) for field in in_clear}}
+        try:
+            json.dumps(request)
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"The request cannot be sent as JSON: {error}.") from None
+        return request
 
     def _send(self, record: Record) -> None:
         try:
             self.app.send_task(
-                f"vmops.{record.name}", kwargs=record.request, task_id=record.id, queue="vmops.control", retry=False
+                f"vmops.{record.name}",
+                kwargs=record.request,
+                task_id=record.id,
+                queue="vmops.control",
+                retry=False,
+                ignore_result=True,
             )
         except (OperationalError, OSError):
             return  # the broker is away: the reconciler sends it

@@ -53,6 +53,10 @@ class Definition:
         """Name of the Celery task of one link."""
         return f"{self.task_name}.{self.steps[position].body(direction).__name__}"
 
+    def queue(self, position: int, pool: str) -> str:
+        """Name of the queue of a link."""
+        return f"vmops.{self.steps[position].queue}.{pool}"
+
     @property
     def weights(self) -> list[float]:
         """The weights of the steps, in running order."""
@@ -89,6 +93,18 @@ def definition_of(name: str) -> Definition:
     except KeyError:
         known = ", ".join(sorted(_DEFINITIONS))
         raise UnknownOperation(f"No operation is called {name!r}. There are: {known}.") from None
+
+
+def is_declared(name: str) -> bool:
+    """Tell whether this process knows an operation."""
+    return name in _DEFINITIONS
+
+
+def queue_of(name: str, position: int, pool: str) -> str:
+    """Name of the queue in which an operation waits for a worker."""
+    if position < 0 or name not in _DEFINITIONS:
+        return "vmops.control"
+    return _DEFINITIONS[name].queue(position, pool)
 
 
 def definitions() -> list[Definition]:

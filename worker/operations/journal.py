@@ -7,6 +7,7 @@ two lines leaves a journal that another can go on from. Keys, below the prefix o
     live                id -> when to suspect it    waiting:<pool>     id -> when to wake it
     ops                 id -> created               watch:<pool>       id -> what it waits for in the pool
     hold:<pool>:<what>  ids in order of arrival     unannounced        ended, closing event not yet sent
+    catalogue           name -> its secret fields   public_key         what those are sealed with
 
 `celery-task-meta-<id>` is written by the same scripts: `AsyncResult(id)` never disagrees with the journal.
 """
@@ -22,12 +23,13 @@ from importlib.resources import files
 from typing import Any, Literal, cast
 
 from redis import Redis
+from redis.client import Pipeline
 from redis.commands.core import Script
 
 from worker.errors import NotCancellable, OperationNotFound
 from worker.operations import results
 from worker.operations.record import Direction, Record, parse
-from worker.operations.states import MOVES, State
+from worker.operations.states import FINAL, MOVES, State
 from worker.settings import Settings
 
 
@@ -42,6 +44,17 @@ class Claim(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """One link of an operation's chain: which step, in which direction."""
+
+    operation_id: str
+    direction: Direction
+    position: int
+    step: str
+    """Name of the function that carries it out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """One change of an operation's state; see `Journal.move`."""
 
@@ -52,13 +65,16 @@ class Move:
     drop: Sequence[str] = ()
     """Fields to remove."""
     due_in_s: float = 0.0
-    watch: Mapping[str, object] | None = None
-    """What to watch for in the pool while waiting: {"until": [...]}."""
+    watch: Sequence[Mapping[str, object]] = ()
+    """What to watch for in the pool while waiting."""
     hold: str | None = None
     """The resource whose turn is awaited."""
     text: str = ""
     """The line of history."""
-    final: bool = False
+    ended: str = ""
+    """The step that is done; its times are noted."""
+    is_parked: bool = False
+    """Move only an operation that waits."""
 
 
 def _encode(fields: Mapping[str, object]) -> dict[str, str]:
@@ -103,16 +119,18 @@ class Journal:
             )
         return parse(flat)
 
+    def get_all(self, operation_ids: Sequence[str]) -> list[Record | None]:
+        """Return these operations in one round trip; None for each that the journal does not have."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for operation_id in operation_ids:
+                pipe.hgetall(self._key("op", operation_id))
+            return [parse(flat) if flat else None for flat in pipe.execute()]
+
     def find(self, *, limit: int = 1000) -> Iterator[Record]:
         """Yield the newest operations first, at most `limit`."""
         ids = cast("list[bytes]", self.redis.zrevrange(self._key("ops"), 0, limit - 1))
         for start in range(0, len(ids), 100):
-            with self.redis.pipeline(transaction=False) as pipe:
-                for raw in ids[start : start + 100]:
-                    pipe.hgetall(self._key("op", raw.decode()))
-                for flat in pipe.execute():
-                    if flat:
-                        yield parse(flat)
+            yield from filter(None, self.get_all([raw.decode() for raw in ids[start : start + 100]]))
 
     def events(
         self, operation_id: str, after: str = "0", block_ms: int | None = None
@@ -150,27 +168,18 @@ class Journal:
         )
         return bool(answer)
 
-    def claim(self, record: Record, token: str, ttl_s: float, text: str) -> tuple[Claim, Record | None]:
-        """Try to act for the operation at the direction and position of `record`."""
-        pool = record.pool
+    def claim(self, link: Link, token: str, ttl_s: float) -> tuple[Claim, Record | None]:
+        """Try to act for the operation at the link's direction and position."""
         answer = self._scripts["claim"](
-            keys=[
-                self._key("op", record.id),
-                self._key("live"),
-                self._key("waiting", pool),
-                self._key("watch", pool),
-                self._key("watchver", pool),
-                self._key("events", record.id),
-            ],
+            keys=[self._key("op", link.operation_id), self._key("live"), self._key("events", link.operation_id)],
             args=[
-                record.id,
-                record.direction,
-                record.position,
+                link.operation_id,
+                link.direction,
+                link.position,
                 token,
                 int(ttl_s * 1000),
-                State.RUNNING,
-                json.dumps({"state": State.RUNNING, "step": text, "text": "begins"}),
-                f"attempts:{text}",
+                link.step,
+                self.prefix,
             ],
         )
         outcome = Claim(answer[0].decode())
@@ -204,43 +213,53 @@ class Journal:
             )
         )
 
-    def move(self, record: Record, move: Move) -> bool:
-        """Move the operation, if `record.token` still may ('' = nobody acts for it); tell whether it was moved.
+    def move(self, record: Record, move: Move) -> int:
+        """Move the operation, if `record.token` still may ('' = nobody acts for it).
 
-        Raises nothing when it was not: somebody else has moved it, and is right.
+        Return the time of the move, or 0: somebody else has moved it, and is right.
         """
+        return cast("int", self._move(record, move, None))
+
+    def move_all(self, moves: Sequence[tuple[Record, Move]]) -> list[int]:
+        """Make many moves in one round trip; return what `move` would for each."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for record, move in moves:
+                self._move(record, move, pipe)
+            return cast("list[int]", pipe.execute())
+
+    def _move(self, record: Record, move: Move, pipe: Pipeline | None) -> Any:
         after = record.changed(move.state, move.set)
-        holds = [self._key("hold", record.pool, what) for what in record.holds]
+        is_final = move.state in FINAL
         spec = {
             "token": record.token,
             "from": sorted(MOVES[move.state]),
+            "is_parked": move.is_parked,
             "set": {**_encode(move.set), "state": move.state},
             "del": [*move.drop, "silent_tries", *(() if move.place == "waiting" else ("wait",))],
+            "ended": move.ended,
             "place": move.place,
             "due_in_ms": int(move.due_in_s * 1000),
             "hold": 1 + record.holds.index(move.hold) if move.hold else 0,
             "watch": json.dumps(move.watch) if move.watch else "",
+            "pool": record.pool,
             "event": {"state": move.state, "step": after.step, "text": move.text, "progress": after.progress},
             "meta": results.meta(after),
-            "meta_ttl_ms": self._retention_ms,
-            "final": move.final,
+            "final": is_final,
+            "announce": is_final or move.state is State.STUCK,
             "retention_ms": self._retention_ms,
         }
-        answer = self._scripts["move"](
+        return self._scripts["move"](
             keys=[
                 self._key("op", record.id),
                 self._key("live"),
-                self._key("waiting", record.pool),
-                self._key("watch", record.pool),
-                self._key("watchver", record.pool),
                 self._key("events", record.id),
                 results.key(record.id),
                 self._key("unannounced"),
-                *holds,
+                *(self._key("hold", record.pool, what) for what in record.holds),
             ],
-            args=[record.id, json.dumps(spec)],
+            args=[record.id, json.dumps(spec), self.prefix],
+            client=pipe,
         )
-        return bool(answer)
 
     def hold(self, record: Record, what: str, *, queue: bool) -> str | None:
         """Queue for `what` (such as `vm:<uuid>`) until the operation ends; return the id of the one whose turn it is.
@@ -277,20 +296,32 @@ class Journal:
 
     # -- what watcher and reconciler look through ------------------------------------------------------------------
 
-    def due(self, pool: str, *, limit: int = 200) -> list[str]:
+    def due(self, pool: str, *, limit: int = 1000) -> list[str]:
         """Return the ids of waiting operations of a pool whose time to wake has come."""
         found = self.redis.zrangebyscore(self._key("waiting", pool), "-inf", self.now_ms(), start=0, num=limit)
         return [raw.decode() for raw in cast("list[bytes]", found)]
 
-    def suspects(self, *, limit: int = 200) -> list[str]:
+    def suspects(self, *, limit: int = 1000) -> list[str]:
         """Return the ids of operations that should have moved by now."""
         found = self.redis.zrangebyscore(self._key("live"), "-inf", self.now_ms(), start=0, num=limit)
         return [raw.decode() for raw in cast("list[bytes]", found)]
 
-    def suspect_later(self, operation_id: str) -> None:
-        """Give an operation that was just sent again time to be delivered."""
+    def sent(self) -> list[tuple[str, int, str]]:
+        """Return (name, position, pool) of every operation that was sent and that nobody has claimed."""
+        ids = cast("list[bytes]", self.redis.zrange(self._key("live"), 0, -1))
+        with self.redis.pipeline(transaction=False) as pipe:
+            for raw in ids:
+                pipe.hmget(self._key("op", raw.decode()), "token", "name", "position", "pool")
+            rows = pipe.execute()
+        return [
+            (name.decode(), int(position), pool.decode()) for token, name, position, pool in rows if name and not token
+        ]
+
+    def suspect_later(self, operation_ids: Sequence[str]) -> None:
+        """Give operations that were just sent again time to be delivered."""
         due = self.now_ms() + int(self._grace_s * 1000)
-        self.redis.zadd(self._key("live"), {operation_id: due}, xx=True)
+        if operation_ids:
+            self.redis.zadd(self._key("live"), dict.fromkeys(operation_ids, due), xx=True)
 
     def forget(self, operation_id: str) -> None:
         """Drop an id whose operation has expired from the indexes."""
@@ -308,9 +339,34 @@ class Journal:
         self.redis.srem(self._key("unannounced"), operation_id)
 
     def expire_index(self) -> None:
-        """Forget the ids of operations that ended longer ago than the retention."""
-        before = self.now_ms() - 2 * self._retention_ms
-        self.redis.zremrangebyscore(self._key("ops"), "-inf", before)
+        """Forget the ids of operations that are not there any more."""
+        before = self.now_ms() - self._retention_ms
+        ids = cast("list[bytes]", self.redis.zrangebyscore(self._key("ops"), "-inf", before))
+        with self.redis.pipeline(transaction=False) as pipe:
+            for raw in ids:
+                pipe.exists(self._key("op", raw.decode()))
+            gone = [raw for raw, is_there in zip(ids, pipe.execute(), strict=True) if not is_there]
+        if gone:
+            self.redis.zrem(self._key("ops"), *gone)
+
+    def publish(self, catalogue: Mapping[str, Sequence[str]], public_key: str | None) -> None:
+        """Tell clients the names of operations with their secret fields, and the key to seal those with."""
+        with self.redis.pipeline() as pipe:
+            if catalogue:
+                pipe.hset(self._key("catalogue"), mapping={one: json.dumps(catalogue[one]) for one in catalogue})
+            if public_key is not None:
+                pipe.set(self._key("public_key"), public_key)
+            pipe.execute()
+
+    def catalogue(self) -> dict[str, list[str]]:
+        """Return the operations that a worker has known, with their secret fields."""
+        found = cast("dict[bytes, bytes]", self.redis.hgetall(self._key("catalogue")))
+        return {name.decode(): json.loads(text) for name, text in found.items()}
+
+    def public_key(self) -> str | None:
+        """Return the key to seal secrets with, None when no worker has published one."""
+        key = cast("bytes | None", self.redis.get(self._key("public_key")))
+        return key.decode() if key else None
 
     def open_holds(self) -> dict[str, list[str]]:
         """Return every resource that is held: `<pool>:<what>` -> ids in order of arrival."""
@@ -330,4 +386,4 @@ def connect(settings: Settings) -> Journal:
     return Journal(redis, settings)
 
 
-__all__ = ["Claim", "Direction", "Journal", "Move", "connect"]
+__all__ = ["Claim", "Direction", "Journal", "Link", "Move", "connect"]

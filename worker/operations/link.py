@@ -7,7 +7,8 @@ A link that does not advance the operation cuts the tail of its chain, so that C
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -20,14 +21,14 @@ from worker.errors import (
     Cancelled,
     DeadlineExceeded,
     LeaseLost,
-    OperationNotFound,
     VmopsError,
     XenAPIFailure,
 )
 from worker.operations import outcome
 from worker.operations.catalogue import Definition
-from worker.operations.journal import Claim
-from worker.operations.op import Lease, Op
+from worker.operations.journal import Claim, Link
+from worker.operations.lease import Lease, clock_s
+from worker.operations.op import Op
 from worker.operations.record import Direction, Record
 from worker.operations.runtime import Runtime, current, resource
 from worker.operations.wait import Redo, Wait
@@ -45,43 +46,35 @@ class StepFailed(Exception):
     """A step did not get through this time; the journal has the details."""
 
 
-def carry_out(
-    task: Task[Any, Any], definition: Definition, direction: Direction, operation_id: str, position: int
-) -> None:
-    """Carry out one delivery of the link (direction, position). Raises StepFailed for Flower's sake only."""
+def carry_out(task: Task[Any, Any], definition: Definition, link: Link) -> None:
+    """Carry out one delivery of a link. Raises StepFailed for Flower's sake only."""
     runtime = current()
-    settings = runtime.settings
-    try:
-        record = replace(runtime.journal.get(operation_id), direction=direction, position=position)
-    except OperationNotFound as error:
+    asked_at_s = clock_s()
+    claim, record = runtime.journal.claim(link, uuid4().hex, runtime.settings.lease_ttl_s)
+    if record is None:
         task.request.chain = None
-        logger.warning("a link was dropped: %s", error)
-        return
-    name = definition.steps[position].body(direction).__name__
-    asked_at_s = Lease.clock_s()
-    claim, claimed = runtime.journal.claim(record, uuid4().hex, settings.lease_ttl_s, name)
-    if claimed is None:
-        task.request.chain = None
-        logger.info("%s of %s dropped: %s", name, operation_id, claim)
+        logger.info("%s of %s dropped: %s", link.step, link.operation_id, claim)
         if claim is Claim.CANCEL:
-            outcome.turn_if_free(runtime, definition, runtime.journal.get(operation_id))
+            outcome.turn_if_free(runtime, definition, runtime.journal.get(link.operation_id))
         return
     advanced = False
-    with Lease(runtime, claimed, asked_at_s) as lease:
-        try:
-            advanced = _act(runtime, definition, claimed, lease)
-        finally:
-            if not advanced:
-                task.request.chain = None
+    lease = Lease(runtime, record, asked_at_s)
+    try:
+        with lease.kept():
+            advanced = _act(runtime, definition, record, lease)
+    finally:
+        if not advanced:
+            task.request.chain = None
 
 
 def _act(runtime: Runtime, definition: Definition, record: Record, lease: Lease) -> bool:
     op = Op(runtime, definition, record, lease)
     body = definition.steps[record.position].body(record.direction)
+    needs = _parameters(body)
     try:
         _check_attempts(runtime, record)
         lease.guard()
-        body(**{name: op if name == "op" else resource(name)(op) for name in inspect.signature(body).parameters})
+        body(**{name: resource(name)(op) for name in needs})
     except Wait as wait:
         _park(runtime, definition, op, wait)
         return False
@@ -105,6 +98,11 @@ def _act(runtime: Runtime, definition: Definition, record: Record, lease: Lease)
         _fail(runtime, definition, op, error)
         raise StepFailed(f"{type(error).__name__}: {error}") from None
     return outcome.advance(runtime, definition, op.record)
+
+
+@cache
+def _parameters(body: Callable[..., None]) -> tuple[str, ...]:
+    return tuple(inspect.signature(body).parameters)
 
 
 def _check_attempts(runtime: Runtime, record: Record) -> None:

@@ -1,20 +1,15 @@
-"""What a step sees of its operation, and the execution lease that lets it act."""
+"""What a step sees of its operation."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
-from threading import Event, Thread
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-
-from redis.exceptions import RedisError
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.errors import Cancelled, LeaseLost, OperationConflict, OperationNotFound
+from worker.operations.lease import Lease, clock_s
 from worker.operations.progress import percent
 from worker.operations.record import Direction, Record
 from worker.operations.request import Request, Secret
@@ -25,71 +20,11 @@ if TYPE_CHECKING:
     from worker.operations.catalogue import Definition
     from worker.operations.runtime import Runtime
 
-#: Part of the lease that is left unused, for clocks that run apart.
-_MARGIN = 0.1
-#: Longest pause between two renewals, so that a wish to cancel is heard soon.
-_RENEW_AT_LEAST_S = 2.0
 #: A queued operation looks whether it is its turn this often, should nobody wake it.
 _HOLD_CHECK_S = 60.0
 _HOLD_DEADLINE_S = 7 * 86400.0
 
 R = TypeVar("R", bound=Request)
-
-
-def _clock_s() -> float:
-    # Counts time in suspension too, where the platform has such a clock: a thawed worker must know that it slept.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-class Lease(AbstractContextManager["Lease"]):
-    """The execution lease of one delivery, renewed in the background."""
-
-    def __init__(self, runtime: Runtime, record: Record, taken_at_s: float) -> None:
-        """`taken_at_s` is the local time just before the lease was asked for."""
-        self._runtime = runtime
-        self._record = record
-        self._ttl_s = runtime.settings.lease_ttl_s
-        self._valid_until_s = taken_at_s + self._ttl_s * (1 - _MARGIN)
-        self._lost = False
-        self._ended = Event()
-        self._thread = Thread(target=self._keep, name=f"lease {record.id}", daemon=True)
-        self.cancelled = Event()
-
-    @staticmethod
-    def clock_s() -> float:
-        """Return the local time that leases are measured in."""
-        return _clock_s()
-
-    def __enter__(self) -> Self:
-        """Begin to renew."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        """Stop renewing; the lease itself ends with the step's journal write."""
-        self._ended.set()
-
-    def guard(self) -> None:
-        """Raise LeaseLost when another worker may act by now. Cheap: looks at the local clock."""
-        if self._lost or _clock_s() > self._valid_until_s:
-            raise LeaseLost(f"the execution lease of operation {self._record.id} has run out")
-
-    def _keep(self) -> None:
-        pause_s = min(self._ttl_s / 3, _RENEW_AT_LEAST_S)
-        while not self._ended.wait(pause_s):
-            asked_at_s = _clock_s()
-            try:
-                answer = self._runtime.journal.renew(self._record.id, self._record.token, self._ttl_s)
-            except RedisError:
-                continue  # until the local clock says that the lease is over
-            if answer == "lost":
-                self._lost = True
-                return
-            self._valid_until_s = asked_at_s + self._ttl_s * (1 - _MARGIN)
-            if answer == "cancel":
-                self.cancelled.set()
 
 
 class Op:
@@ -101,7 +36,6 @@ class Op:
         self._record = record
         self._lease = lease
         self._reported_at_s = 0.0
-        self._request = definition.request.model_validate(record.request)
 
     @property
     def id(self) -> str:
@@ -117,6 +51,10 @@ class Op:
     def record(self) -> Record:
         """The operation as last read or written here."""
         return self._record
+
+    @cached_property
+    def _request(self) -> Request:
+        return self._definition.request.model_validate(self._record.request)
 
     def request(self, model: type[R]) -> R:
         """Return the request as its model."""
@@ -142,7 +80,7 @@ class Op:
 
     def progress(self, fraction: float) -> None:
         """Report how far this step is, 0 to 1; written at most once in `progress_interval_s`."""
-        now_s = _clock_s()
+        now_s = clock_s()
         if self._record.direction is not Direction.RUN:
             return
         if now_s - self._reported_at_s < self._runtime.settings.progress_interval_s:

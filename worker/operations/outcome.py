@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from celery.utils.log import get_task_logger
+from kombu.exceptions import OperationalError
+
 from worker import retry
 from worker.errors import VmopsError
 from worker.operations import results
@@ -14,6 +17,8 @@ from worker.operations.record import Direction, Record
 from worker.operations.runtime import Runtime
 from worker.operations.states import TURNED, State
 from worker.operations.wait import Redo, Wait
+
+logger = get_task_logger(__name__)
 
 #: What a step leaves in the journal while it is tried; removed when the next step begins.
 _PER_STEP = ("failures", "failing_since", "waiting_since", "step_started_at", "wait")
@@ -37,39 +42,50 @@ def _step_name(definition: Definition, direction: Direction, position: int) -> s
 
 
 def _finish(runtime: Runtime, record: Record, move: Move) -> bool:
-    if not runtime.journal.move(record, move):
-        return False
-    announce(runtime, record.id)
-    return True
+    moved_at = runtime.journal.move(record, move)
+    if moved_at:
+        announce(runtime, replace(record.changed(move.state, move.set), ended_at=moved_at))
+    return bool(moved_at)
 
 
-def announce(runtime: Runtime, operation_id: str) -> None:
-    """Close the operation's row in Flower; the reconciler repeats it when this process dies in between."""
-    results.send_closing_event(runtime.app, runtime.journal.get(operation_id))
-    runtime.journal.announced(operation_id)
+def announce(runtime: Runtime, record: Record) -> None:
+    """Close the operation's row in Flower; the reconciler repeats it when this fails, or the process dies."""
+    try:
+        results.send_closing_event(runtime.app, record)
+    except (OperationalError, OSError) as error:
+        logger.warning("the end of operation %s is not announced yet: %s", record.id, error)
+    else:
+        runtime.journal.announced(record.id)
 
 
 def advance(runtime: Runtime, definition: Definition, record: Record) -> bool:
     """Note that the step is done; tell whether the chain's next link may be sent."""
     if record.direction is Direction.UNDO:
         return _advance_undo(runtime, definition, record)
-    times = {**record.times, record.step: [record.step_started_at or 0, runtime.journal.now_ms()]}
     following = record.position + 1
     if following == len(definition.steps):
         result = record.data.get("result")
-        fields = {"result": result, "progress": 100.0, "times": times}
-        _finish(runtime, record, Move(State.SUCCEEDED, "none", fields, drop=_PER_STEP, text="succeeded", final=True))
+        fields = {"result": result, "progress": 100.0}
+        end = Move(State.SUCCEEDED, "none", fields, drop=_PER_STEP, text="succeeded", ended=record.step)
+        _finish(runtime, record, end)
         return False
     fields = {
         "position": following,
         "step": _step_name(definition, Direction.RUN, following),
         "progress": max(record.progress, percent(definition.weights, following)),
-        "times": times,
     }
     # Past the point of no return a wish to cancel that came too late is dropped.
     drop = (*_PER_STEP, "cancel") if record.position >= definition.point_of_no_return else _PER_STEP
-    move = Move(State.QUEUED, "live", fields, drop=drop, due_in_s=runtime.settings.submit_grace_s, text="next step")
-    return runtime.journal.move(record, move)
+    move = Move(
+        State.QUEUED,
+        "live",
+        fields,
+        drop=drop,
+        due_in_s=runtime.settings.submit_grace_s,
+        text="next step",
+        ended=record.step,
+    )
+    return bool(runtime.journal.move(record, move))
 
 
 def _advance_undo(runtime: Runtime, definition: Definition, record: Record) -> bool:
@@ -81,7 +97,7 @@ def _advance_undo(runtime: Runtime, definition: Definition, record: Record) -> b
     move = Move(
         record.state, "live", fields, drop=_PER_STEP, due_in_s=runtime.settings.submit_grace_s, text="next undo"
     )
-    return runtime.journal.move(record, move)
+    return bool(runtime.journal.move(record, move))
 
 
 def end_undo(runtime: Runtime, record: Record) -> None:
@@ -89,11 +105,10 @@ def end_undo(runtime: Runtime, record: Record) -> None:
     if record.undo_errors:
         text = f"{len(record.undo_errors)} undo(s) failed"
         fields = {"undo_errors": record.undo_errors}
-        runtime.journal.move(record, Move(State.STUCK, "none", fields, drop=_PER_STEP, text=text))
-        results.send_closing_event(runtime.app, runtime.journal.get(record.id))
+        _finish(runtime, record, Move(State.STUCK, "none", fields, drop=_PER_STEP, text=text))
     else:
         state = State.CANCELLED if record.state is State.CANCELLING else State.UNDONE
-        _finish(runtime, record, Move(state, "none", {}, drop=_PER_STEP, text="everything is undone", final=True))
+        _finish(runtime, record, Move(state, "none", {}, drop=_PER_STEP, text="everything is undone"))
 
 
 def turn(runtime: Runtime, definition: Definition, record: Record, error: BaseException | None) -> bool:
@@ -103,7 +118,7 @@ def turn(runtime: Runtime, definition: Definition, record: Record, error: BaseEx
     text = cause["error"]["message"] if error else "stops on request"
     if not positions:
         state = State.FAILED if error else State.CANCELLED
-        _finish(runtime, record, Move(state, "none", cause, drop=_PER_STEP, text=text, final=True))
+        _finish(runtime, record, Move(state, "none", cause, drop=_PER_STEP, text=text))
         return False
     state = State.UNDOING if error else State.CANCELLING
     fields = {
@@ -175,8 +190,7 @@ def retry_or_give_up(runtime: Runtime, definition: Definition, record: Record, e
         return
     if record.direction is Direction.RUN:
         fields: dict[str, object] = {"error": describe(record, error)}
-        runtime.journal.move(record, Move(State.STUCK, "none", fields, drop=_PER_STEP, text=str(error)))
-        results.send_closing_event(runtime.app, runtime.journal.get(record.id))
+        _finish(runtime, record, Move(State.STUCK, "none", fields, drop=_PER_STEP, text=str(error)))
         return
     errors = [*record.undo_errors, {**describe(record, error), "position": str(record.position)}]
     following = definition.next_undo(record.position)
@@ -193,6 +207,12 @@ def retry_or_give_up(runtime: Runtime, definition: Definition, record: Record, e
     )
     if runtime.journal.move(record, move):
         runtime.submit(record.changed(record.state, fields))
+
+
+def refuse(runtime: Runtime, record: Record, error: VmopsError) -> None:
+    """End an operation whose request cannot be carried out, before anything of it was begun."""
+    fields = {"error": describe(record, error), "position": 0}
+    _finish(runtime, record, Move(State.FAILED, "none", fields, text=str(error)))
 
 
 def resume_stuck(runtime: Runtime, definition: Definition, record: Record) -> None:

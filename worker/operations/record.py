@@ -104,7 +104,7 @@ def _flag(_: str) -> bool:
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("request", "result", "error", "undo_errors", "wait", "times"), json.loads),
+    **dict.fromkeys(("request", "result", "error", "undo_errors", "wait"), json.loads),
     **dict.fromkeys(("position", "no_return", "rewinds", "failures", "silent_tries"), int),
     **dict.fromkeys(("created_at", "started_at", "updated_at", "ended_at", "lease_until"), int),
     **dict.fromkeys(("claimed_at", "step_started_at", "waiting_since", "failing_since"), int),
@@ -117,8 +117,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def parse(flat: Mapping[bytes, bytes]) -> Record:
-    """Read a record from its Redis hash: `d:<key>` is data, `hold:<what>` a hold, `attempts:<step>` a count."""
-    values: dict[str, Any] = {"data": {}, "holds": [], "attempts": {}}
+    """Read a record from its Redis hash: data is `d:<key>`, and so on for what has several values."""
+    values: dict[str, Any] = {"data": {}, "holds": [], "attempts": {}, "times": {}}
     for raw_key, raw in flat.items():
         key, text = raw_key.decode(), raw.decode()
         kind, _, name = key.partition(":")
@@ -126,8 +126,8 @@ def parse(flat: Mapping[bytes, bytes]) -> Record:
             values[key] = _READERS.get(key, str)(text)
         elif kind == "d":
             values["data"][name] = json.loads(text)
-        elif kind == "attempts":
-            values["attempts"][name] = int(text)
+        elif kind in {"attempts", "times"}:
+            values[kind][name] = json.loads(text)
         else:
             values["holds"].append(name)
     values["holds"].sort()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
@@ -85,6 +85,11 @@ class InstanceRequest(Request):
     def label(self) -> str:
         """The VM's name."""
         return self.instance.label
+
+
+def secret_fields(model: type[Request]) -> list[str]:
+    """Return the names of the fields that hold secrets."""
+    return [name for name, one in model.model_fields.items() if Secret in {one.annotation, *get_args(one.annotation)}]
 
 
 def check(model: type[Request], values: dict[str, Any], context: dict[str, Any]) -> Request:

@@ -6,12 +6,18 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from celery import current_task
+
 from worker.operations.states import CELERY_STATE, FINAL, State
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from worker.operations.record import Record
+
+
+#: How often the closing event is sent when the broker does not take it; after that the reconciler repeats it.
+_TRIES = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
 
 
 def key(operation_id: str) -> str:
@@ -50,14 +56,18 @@ def meta(record: Record) -> str:
 
 
 def send_closing_event(app: Celery, record: Record) -> None:
-    """Close the operation's row in Flower: the event that the entry task kept back (see `EntryRequest`)."""
+    """Close the operation's row in Flower: the event that the entry task kept back (see `EntryRequest`).
+
+    Raises OperationalError, OSError when the broker is away.
+    """
     runtime = ((record.ended_at or 0) - (record.started_at or record.ended_at or 0)) / 1000
-    with app.events.default_dispatcher() as dispatcher:
-        if record.state is State.SUCCEEDED:
-            text = json.dumps(record.result)
-            dispatcher.send("task-succeeded", uuid=record.id, result=text, runtime=runtime)
-        elif record.state is State.CANCELLED:
-            dispatcher.send("task-revoked", uuid=record.id, terminated=False, signum=None, expired=False)
-        else:
-            text = f"OperationFailed({failure_text(record)!r})"
-            dispatcher.send("task-failed", uuid=record.id, exception=text, traceback="")
+    fields: dict[str, Any]
+    if record.state is State.SUCCEEDED:
+        kind, fields = "task-succeeded", {"result": json.dumps(record.result), "runtime": runtime}
+    elif record.state is State.CANCELLED:
+        kind, fields = "task-revoked", {"terminated": False, "signum": None, "expired": False}
+    else:
+        kind, fields = "task-failed", {"exception": f"OperationFailed({failure_text(record)!r})", "traceback": ""}
+    worker = current_task.request.hostname if current_task else None
+    with app.events.default_dispatcher(hostname=worker) as dispatcher:
+        dispatcher.send(kind, uuid=record.id, retry=True, retry_policy=_TRIES, **fields)

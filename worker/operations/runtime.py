@@ -14,9 +14,11 @@ from nacl.public import PrivateKey
 
 from worker.errors import PermanentError
 from worker.operations import secrets
-from worker.operations.catalogue import Definition, definition_of
+from worker.operations.catalogue import Definition, definition_of, definitions, is_declared
 from worker.operations.journal import Journal, connect
+from worker.operations.keeper import Keeper
 from worker.operations.record import Direction, Record
+from worker.operations.request import secret_fields
 from worker.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -48,8 +50,10 @@ class Runtime:
     app: Celery
     settings: Settings
     journal: Journal
+    keeper: Keeper = field(default_factory=Keeper)
     watched: dict[str, Any] = field(default_factory=dict)
     """The watcher's cache: pool -> (version, watches)."""
+    _has_published: bool = False
 
     @cached_property
     def _private_key(self) -> PrivateKey:
@@ -67,30 +71,53 @@ class Runtime:
         """Close a secret that came in clear (allow_secrets_in_clear). Raises PermanentError without a key."""
         return secrets.seal(self._private_key.public_key.encode().hex(), text)
 
-    def publish_public_key(self) -> None:
-        """Let clients seal secrets for this deployment's workers."""
-        if self.settings.secret_key_file is not None:
-            key = self._private_key.public_key.encode().hex()
-            self.journal.redis.set(f"{self.settings.journal_prefix}:public_key", key)
+    def publish_catalogue(self) -> None:
+        """Tell clients which operations there are, which of their fields are secret, and the key to seal those with."""
+        if self._has_published:
+            return
+        key = None if self.settings.secret_key_file is None else self._private_key.public_key.encode().hex()
+        self.journal.publish({one.name: secret_fields(one.request) for one in definitions()}, key)
+        self._has_published = True
 
-    def submit(self, record: Record, position: int | None = None) -> None:
-        """Send the tail of an operation's chain, from `position` (default: where the journal says) on."""
+    def is_known(self, name: str) -> bool:
+        """Tell whether a worker of this deployment knows an operation."""
+        return is_declared(name) or name in self.journal.catalogue()
+
+    def queue_length(self, queue: str) -> int:
+        """Return how many messages wait in a queue. Raises OperationalError, OSError when the broker is away."""
+        with self.app.pool.acquire(block=True) as connection:
+            connection.ensure_connection(max_retries=3)
+            try:
+                with connection.channel() as channel:
+                    return int(channel.queue_declare(queue, passive=True).message_count)
+            except connection.channel_errors:
+                return 0  # Redis has no empty queues
+
+    def submit(self, record: Record, **options: Any) -> None:
+        """Send the tail of an operation's chain, from where the journal says on; `options` go with the first link."""
         definition = definition_of(record.name)
-        start = record.position if position is None else position
-        links = [self._link(definition, record, one) for one in definition.positions(record.direction, start)]
-        chain(*links).apply_async(root_id=record.id, parent_id=record.id)
+        links = [self._link(definition, record, one) for one in definition.positions(record.direction, record.position)]
+        chain(*links).apply_async(root_id=record.id, parent_id=record.id, **options)
 
     def _link(self, definition: Definition, record: Record, position: int) -> Any:
         task = self.app.tasks[definition.step_task_name(record.direction, position)]
-        queue = f"vmops.{definition.steps[position].queue}.{record.pool}"
         label = f"{record.label}: " if record.label else ""
         return task.si(record.id, position).set(
-            queue=queue, argsrepr=f"({label}{record.name} {record.id}, {record.direction} {position})", kwargsrepr="{}"
+            queue=definition.queue(position, record.pool),
+            argsrepr=f"({label}{record.name} {record.id}, {record.direction} {position})",
+            kwargsrepr="{}",
         )
 
-    def enter_again(self, record: Record) -> None:
+    def enter_again(self, record: Record, **options: Any) -> None:
         """Send the entry task of an operation that a client announced but that no worker has checked yet."""
-        self.app.send_task(f"vmops.{record.name}", kwargs=record.request, task_id=record.id, queue="vmops.control")
+        self.app.send_task(
+            f"vmops.{record.name}",
+            kwargs=record.request,
+            task_id=record.id,
+            queue="vmops.control",
+            ignore_result=True,
+            **options,
+        )
 
 
 _current: tuple[int, Runtime] | None = None

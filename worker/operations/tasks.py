@@ -9,16 +9,17 @@ from typing import Any, cast
 from celery import Celery, Task
 from celery._state import _get_active_apps, connect_on_app_finalize
 from celery.worker.request import Request as CeleryRequest
+from redis.exceptions import RedisError
 
 from worker.errors import RequestError
 from worker.operations import outcome
 from worker.operations.catalogue import Definition
-from worker.operations.journal import Move
+from worker.operations.journal import Link as Position
 from worker.operations.link import StepFailed, carry_out
 from worker.operations.record import Direction, Record
 from worker.operations.request import check
 from worker.operations.runtime import Runtime, current
-from worker.operations.states import State
+from worker.retry import Backoff
 
 
 class EntryRequest(CeleryRequest):
@@ -42,8 +43,17 @@ class Entry(Task[Any, Any]):
         self.__doc__ = definition.summary
 
     def run(self, *args: Any, **values: Any) -> None:
-        """Check the request, write the operation into the journal, send its chain."""
-        enter(self.definition, cast("str", self.request.id), args, values)
+        """Check the request, write the operation into the journal, send its chain.
+
+        The broker keeps the request as long as the journal does not answer.
+        """
+        try:
+            enter(self.definition, cast("str", self.request.id), args, values)
+        except RedisError as error:
+            settings = current().settings
+            delays = Backoff(settings.retry_delay_s, settings.retry_delay_max_s)
+            countdown_s = delays.delay_s(self.request.retries + 1)
+            raise self.retry(exc=error, countdown=countdown_s, max_retries=None) from None
 
 
 class Link(Task[Any, Any]):
@@ -60,7 +70,8 @@ class Link(Task[Any, Any]):
 
     def run(self, operation_id: str, position: int) -> None:
         """Carry out one delivery."""
-        carry_out(self, self.definition, self.direction, operation_id, position)
+        step = self.definition.steps[position].body(self.direction)
+        carry_out(self, self.definition, Position(operation_id, self.direction, position, step.__name__))
 
 
 def tasks_of(definition: Definition) -> list[Task[Any, Any]]:
@@ -95,7 +106,8 @@ def enter(definition: Definition, operation_id: str, args: tuple[Any, ...], valu
         request = check(definition.request, _named(args, values), {"seal": _seal(runtime)})
         pool, _ = runtime.settings.pool(request.pool)
     except RequestError as error:
-        _refuse(runtime, record, error)
+        if runtime.journal.enter(record):
+            outcome.refuse(runtime, record, error)
         return
     record = Record(
         id=operation_id,
@@ -126,11 +138,3 @@ def _pool_of(runtime: Runtime, values: dict[str, Any]) -> str:
 
 def _seal(runtime: Runtime) -> Callable[[str], str] | None:
     return runtime.seal if runtime.settings.allow_secrets_in_clear else None
-
-
-def _refuse(runtime: Runtime, record: Record, error: RequestError) -> None:
-    if runtime.journal.enter(record):
-        fields = {"error": outcome.describe(record, error), "position": 0}
-        move = Move(State.FAILED, "none", fields, text=str(error), final=True)
-        if runtime.journal.move(record, move):
-            outcome.announce(runtime, record.id)

@@ -56,9 +56,9 @@ class Wait(Exception):
         self.until = tuple(until)
         self.hold = hold
 
-    def watch(self) -> dict[str, Any] | None:
-        """Return what the watcher must know, as plain data; None when only time wakes."""
-        return {"until": [asdict(one) for one in self.until]} if self.until else None
+    def watch(self) -> list[dict[str, Any]]:
+        """Return what the watcher must know, as plain data; nothing when only time wakes."""
+        return [asdict(one) for one in self.until]
 
 
 class Redo(Exception):

@@ -8,22 +8,32 @@ look of every operation that was parked since the last tick.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
+from celery.exceptions import NotRegistered, QueueNotFound
+from celery.utils.log import get_task_logger
 from kombu.exceptions import OperationalError
 
-from worker.errors import OperationNotFound
+from worker.errors import UnknownOperation, XenAPIFailure
 from worker.operations.journal import Move
 from worker.operations.record import Record
 from worker.operations.runtime import Runtime
 from worker.operations.singleton import singleton
-from worker.operations.states import FINAL, TURNED, State
+from worker.operations.states import TURNED, State
 from worker.operations.wait import Until
+
+logger = get_task_logger(__name__)
 
 #: Tokens kept, one a tick: an operation whose look lasted longer than these ticks is looked at from the beginning.
 _TOKENS_KEPT = 120
+#: The reconciler sends again what the broker does not take now.
+_TRIES = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
+#: Operations that are read, and moved, in one round trip.
+_WOKEN_AT_ONCE = 100
+#: The states in which an operation may be parked.
+_PARKED = frozenset({State.WAITING, *TURNED})
 #: With more objects of one class than this, the whole class is asked for: XAPI takes 300 KiB a request (xapi.md 2.2).
 _REFS_NAMED = 100
 
@@ -84,34 +94,39 @@ class Watcher:
         self._pool = pool
 
     def tick(self, poll: Poll) -> int:
-        """Wake what is due by time and what the pool's events release; return how many were woken."""
-        ttl_s = 60 * self._runtime.settings.watch_interval_s
-        with singleton(self._redis, self._key("watcher"), ttl_s) as alone:
-            if not alone:
-                return 0
-            woken = sum(self.wake(one) for one in self._journal.due(self._pool))
-            version, watches = self._watches()
-            if watches:
-                woken += sum(self.wake(one) for one in self._released(poll, version, watches))
-            return woken
+        """Wake what is due by time and what the pool's events release; return how many were woken.
 
-    def wake(self, operation_id: str) -> bool:
-        """Send a waiting operation on; False when it moved meanwhile."""
-        runtime = self._runtime
-        try:
-            record = self._journal.get(operation_id)
-        except OperationNotFound:
-            self._redis.zrem(f"{self._journal.prefix}:waiting:{self._pool}", operation_id)
-            return False
-        if record.state in FINAL or record.state is State.STUCK:
-            self._redis.zrem(f"{self._journal.prefix}:waiting:{self._pool}", operation_id)
-            return False
+        Time goes on while a pool does not answer: only the look at the pool waits for the look before.
+        """
+        woken = self.wake(self._journal.due(self._pool))
+        with singleton(self._runtime, self._key("watcher")) as alone:
+            if alone:
+                version, watches = self._watches()
+                if watches:
+                    woken += self._look(poll, version, watches)
+        return woken
+
+    def wake(self, operation_ids: Sequence[str]) -> int:
+        """Send waiting operations on; return how many: some may have moved meanwhile."""
+        woken = 0
+        for start in range(0, len(operation_ids), _WOKEN_AT_ONCE):
+            ids = operation_ids[start : start + _WOKEN_AT_ONCE]
+            found = dict(zip(ids, self._journal.get_all(ids), strict=True))
+            gone = [one for one, record in found.items() if record is None or record.state not in _PARKED]
+            if gone:
+                self._redis.zrem(self._key("waiting"), *gone)
+            records = [record for record in found.values() if record is not None and record.state in _PARKED]
+            moved = self._journal.move_all([(replace(record, token=""), self._wake_up(record)) for record in records])
+            for record, moved_at in zip(records, moved, strict=True):
+                if moved_at:
+                    send(self._runtime, record)
+                    woken += 1
+        return woken
+
+    def _wake_up(self, record: Record) -> Move:
         state = record.state if record.state in TURNED else State.QUEUED
-        move = Move(state, "live", {}, due_in_s=runtime.settings.submit_grace_s, text="woken")
-        if not self._journal.move(replace(record, token=""), move):
-            return False
-        send(runtime, record)
-        return True
+        grace_s = self._runtime.settings.submit_grace_s
+        return Move(state, "live", {}, due_in_s=grace_s, text="woken", is_parked=True)
 
     def _key(self, name: str) -> str:
         return f"{self._journal.prefix}:{name}:{self._pool}"
@@ -126,50 +141,65 @@ class Watcher:
         self._runtime.watched[self._pool] = (version, watches)
         return version, watches
 
-    def _released(self, poll: Poll, version: int, watches: dict[str, Watch]) -> Iterable[str]:
+    def _look(self, poll: Poll, version: int, watches: Mapping[str, Watch]) -> int:
+        """Look at the pool once. The token is kept when all are woken: a look that was cut off is repeated."""
         covered = int(cast("bytes | None", self._redis.get(self._key("covered"))) or 0)
         new = [one.looked_at for one in watches.values() if one.seq > covered]
-        batch = poll(_subscription(watches.values()), self._token(min(new, default=None)))
+        token = self._token(min(new, default=None))
+        batch = self._poll(poll, subscription(watches.values()), token)
+        if batch is None or batch.token < token:
+            # The pool's database went back in time (restored, or the last minutes lost): see everything anew.
+            self._redis.delete(self._key("tokens"))
+            return 0
+        looked_at = self._journal.now_ms()
+        woken = self.wake(released(watches.values(), batch.events, is_complete=not token))
         with self._redis.pipeline() as pipe:
-            pipe.lpush(self._key("tokens"), f"{self._journal.now_ms()} {batch.token}")
+            pipe.lpush(self._key("tokens"), f"{looked_at} {batch.token}")
             pipe.ltrim(self._key("tokens"), 0, _TOKENS_KEPT - 1)
             pipe.set(self._key("covered"), version)
             pipe.execute()
-        changed = {(event.cls, event.ref): event for event in batch.events}
-        for watch in watches.values():
-            for until in watch.until:
-                event = changed.get((until.cls, until.ref))
-                if event is not None and until.is_over(None if event.operation == "del" else event.rec):
-                    yield watch.operation_id
-                    break
+        return woken
+
+    def _poll(self, poll: Poll, classes: Sequence[str], token: str) -> Batch | None:
+        try:
+            return poll(classes, token)
+        except XenAPIFailure as error:
+            if error.code != "EVENT_FROM_TOKEN_PARSE_FAILURE":
+                raise
+            return None
 
     def _token(self, looked_at: int | None) -> str:
-        """Return the newest token that is older than `looked_at`; "" (everything) when none is kept."""
         lines = cast("list[bytes]", self._redis.lrange(self._key("tokens"), 0, -1 if looked_at else 0))
-        for line in lines:
-            moment, token = line.decode().split(" ", 1)
-            if looked_at is None or int(moment) < looked_at:
-                return token
-        return ""
+        return token_before([line.decode() for line in lines], looked_at)
 
 
 def send(runtime: Runtime, record: Record) -> None:
-    """Send an operation's chain on; when the broker is away the reconciler does it later."""
+    """Send an operation's chain on; when that does not work now, the reconciler does it later."""
     try:
         if record.position < 0:
-            runtime.enter_again(record)
+            runtime.enter_again(record, retry_policy=_TRIES)
         else:
-            runtime.submit(record)
-    except (OperationalError, OSError):
-        return
+            runtime.submit(record, retry_policy=_TRIES)
+    except (OperationalError, OSError) as error:
+        logger.warning("operation %s was not sent on, the broker is away: %s", record.id, error)
+    except (UnknownOperation, NotRegistered, QueueNotFound) as error:
+        logger.error("operation %s cannot be sent on by this worker: %s", record.id, error)  # noqa: TRY400 - no bug
 
 
-def _parse(operation_id: str, text: bytes) -> Watch:
-    raw = json.loads(text)
-    return Watch(operation_id, raw["seq"], raw["looked_at"], tuple(Until(**one) for one in raw["until"]))
+def token_before(lines: Sequence[str], looked_at: int | None) -> str:
+    """Return the newest token (lines "<moment> <token>", newest first) that is older than `looked_at`.
+
+    None asks for the newest of all. "", which brings everything, when none is kept.
+    """
+    for line in lines:
+        moment, token = line.split(" ", 1)
+        if looked_at is None or int(moment) < looked_at:
+            return token
+    return ""
 
 
-def _subscription(watches: Iterable[Watch]) -> list[str]:
+def subscription(watches: Iterable[Watch]) -> list[str]:
+    """Return what to ask `event.from` for: the objects, or their class when there are many."""
     refs: dict[str, set[str]] = {}
     for watch in watches:
         for until in watch.until:
@@ -178,3 +208,24 @@ def _subscription(watches: Iterable[Watch]) -> list[str]:
     for cls, named in sorted(refs.items()):
         classes += [cls] if len(named) > _REFS_NAMED else sorted(f"{cls}/{ref}" for ref in named)
     return classes
+
+
+def released(watches: Iterable[Watch], events: Iterable[PoolEvent], *, is_complete: bool) -> list[str]:
+    """Return the ids of the operations that events release.
+
+    `is_complete`: the events show every object that there is, so one that is not among them is gone.
+    """
+    latest = {(event.cls, event.ref): None if event.operation == "del" else event.rec for event in events}
+    found = []
+    for watch in watches:
+        for until in watch.until:
+            object_ = until.cls, until.ref
+            if (is_complete or object_ in latest) and until.is_over(latest.get(object_)):
+                found.append(watch.operation_id)
+                break
+    return found
+
+
+def _parse(operation_id: str, text: bytes) -> Watch:
+    seq, looked_at, until = json.loads(text)
+    return Watch(operation_id, seq, looked_at, tuple(Until(**one) for one in until))

@@ -3,8 +3,7 @@
 local now = now_ms()
 local state = redis.call('HMGET', KEYS[1], 'state', 'position')
 if state[1] and not (state[2] == '-1' and state[1] == 'queued' and ARGV[3] == '0') then return 0 end
-local fields = cjson.decode(ARGV[2])
-for key, value in pairs(fields) do redis.call('HSET', KEYS[1], key, value) end
+write(KEYS[1], cjson.decode(ARGV[2]))
 redis.call('HSETNX', KEYS[1], 'created_at', now)
 redis.call('HSET', KEYS[1], 'updated_at', now)
 redis.call('ZADD', KEYS[2], now + tonumber(ARGV[4]), ARGV[1])

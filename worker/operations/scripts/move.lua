@@ -1,56 +1,59 @@
 -- Move an operation: one atomic compare-and-set with its line of history, its result and its place in the indexes.
--- KEYS: op, live, waiting, watch, watch_version, events, result, unannounced, hold lists ...
--- ARGV: id, spec (JSON): token, from, set, del, place (live | waiting | none), due_in_ms, hold (a KEYS index or 0), watch, event,
---       meta, meta_ttl_ms, final, retention_ms
-local spec = cjson.decode(ARGV[2])
+-- Answers the time of the move, 0 when it was not allowed.
+-- KEYS: op, live, events, result, unannounced, hold lists ...
+-- ARGV: id, spec (JSON), key prefix. spec: token, from, is_parked, set, del, ended (a step's name or ''), place (live | waiting
+--       | none), due_in_ms, hold (which of the hold lists, or 0), watch (JSON or ''), pool, event, meta, final, announce,
+--       retention_ms
+local id, spec, prefix = ARGV[1], cjson.decode(ARGV[2]), ARGV[3]
+local op, live, waiting = KEYS[1], KEYS[2], prefix .. ':waiting:' .. spec.pool
+local FIRST_HOLD = 6
 local now = now_ms()
-local op = KEYS[1]
-local state = redis.call('HGET', op, 'state')
+local before = redis.call('HMGET', op, 'state', 'token', 'lease_until', 'step_started_at')
 if spec.token ~= '' then
-  if redis.call('HGET', op, 'token') ~= spec.token then return 0 end
-elseif holder_is_live(op, now) then
+  if before[2] ~= spec.token then return 0 end
+elseif before[2] and tonumber(before[3] or '0') > now then
   return 0
 end
-local allowed = false
-for _, from in ipairs(spec.from) do if from == state then allowed = true end end
-if not allowed then return 0 end
+if spec.is_parked and not redis.call('ZSCORE', waiting, id) then return 0 end
+local is_allowed = false
+for _, from in ipairs(spec.from) do is_allowed = is_allowed or from == before[1] end
+if not is_allowed then return 0 end
 
-for key, value in pairs(spec.set) do redis.call('HSET', op, key, value) end
-redis.call('HDEL', op, 'token', 'lease_until', unpack(spec.del))
+write(op, spec.set)
 redis.call('HSET', op, 'updated_at', now)
-if redis.call('HDEL', KEYS[4], ARGV[1]) == 1 then redis.call('INCR', KEYS[5]) end
+if spec.ended ~= '' then redis.call('HSET', op, 'times:' .. spec.ended, '[' .. (before[4] or now) .. ',' .. now .. ']') end
+redis.call('HDEL', op, 'token', 'lease_until', unpack(spec.del))
+unpark(prefix, spec.pool, id)
 
 if spec.place == 'live' then
-  redis.call('ZREM', KEYS[3], ARGV[1])
-  redis.call('ZADD', KEYS[2], now + spec.due_in_ms, ARGV[1])
-elseif spec.place == 'waiting' then
+  redis.call('ZADD', live, now + spec.due_in_ms, id)
+else
+  redis.call('ZREM', live, id)
+end
+if spec.place == 'waiting' then
   local due = now + spec.due_in_ms
-  if spec.hold > 0 and redis.call('LINDEX', KEYS[8 + spec.hold], 0) == ARGV[1] then due = now end
-  redis.call('ZREM', KEYS[2], ARGV[1])
-  redis.call('ZADD', KEYS[3], due, ARGV[1])
+  if spec.hold > 0 and redis.call('LINDEX', KEYS[FIRST_HOLD - 1 + spec.hold], 0) == id then due = now end
+  redis.call('ZADD', waiting, due, id)
   redis.call('HSETNX', op, 'waiting_since', now)
   if spec.watch ~= '' then
-    local watch = cjson.decode(spec.watch)
-    watch.seq = redis.call('INCR', KEYS[5])
-    watch.looked_at = tonumber(redis.call('HGET', op, 'claimed_at'))
-    redis.call('HSET', KEYS[4], ARGV[1], cjson.encode(watch))
+    local seq = redis.call('INCR', prefix .. ':watchver:' .. spec.pool)
+    local looked_at = redis.call('HGET', op, 'claimed_at')
+    redis.call('HSET', prefix .. ':watch:' .. spec.pool, id, '[' .. seq .. ',' .. looked_at .. ',' .. spec.watch .. ']')
   end
-else
-  redis.call('ZREM', KEYS[2], ARGV[1])
-  redis.call('ZREM', KEYS[3], ARGV[1])
 end
-log(KEYS[6], spec.event)
-publish_result(KEYS[7], spec.meta, spec.meta_ttl_ms)
+log(KEYS[3], spec.event)
+publish_result(KEYS[4], spec.meta, spec.retention_ms)
+if spec.announce then redis.call('SADD', KEYS[5], id) end
 
 if spec.final then
   redis.call('HSET', op, 'ended_at', now)
-  redis.call('SADD', KEYS[8], ARGV[1])
   redis.call('PEXPIRE', op, spec.retention_ms)
-  redis.call('PEXPIRE', KEYS[6], spec.retention_ms)
-  for i = 9, #KEYS do
-    redis.call('LREM', KEYS[i], 0, ARGV[1])
-    local heir = redis.call('LINDEX', KEYS[i], 0)
-    if heir and redis.call('ZSCORE', KEYS[3], heir) then redis.call('ZADD', KEYS[3], now, heir) end
+  redis.call('PEXPIRE', KEYS[3], spec.retention_ms)
+  for i = FIRST_HOLD, #KEYS do
+    local was_head = redis.call('LINDEX', KEYS[i], 0) == id
+    redis.call('LREM', KEYS[i], 0, id)
+    local heir = was_head and redis.call('LINDEX', KEYS[i], 0)
+    if heir and redis.call('ZSCORE', waiting, heir) then redis.call('ZADD', waiting, now, heir) end
   end
 end
-return 1
+return now
