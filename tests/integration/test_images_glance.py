@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import trustme
+from pydantic import SecretStr
 
 from tests.integration.images_contract import await_state, new_image, pieces, read_all
 from tests.integration.images_support import DISK, MIB, PATCHED, RAW, Export, Watch, plan
 from tests.support.fake_glance import FakeGlance
+from worker import retry
 from worker.cli.embedded import free_port
 from worker.errors import (
     CertificateMismatch,
@@ -67,7 +69,7 @@ def image_id(store: GlanceStore) -> str:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses; their number and reasons stay."""
-    monkeypatch.setattr(wire.retry, "SHORT", Backoff(first_s=0.01, longest_s=0.05))
+    monkeypatch.setattr(retry, "SHORT", Backoff(first_s=0.01, longest_s=0.05))
     monkeypatch.setattr(glance_module, "SETTLE_CHECK_S", 0.02)
     monkeypatch.setattr(push_module, "SETTLE_S", 0.2)
     monkeypatch.setattr(push_module, "SETTLE_CHECK_S", 0.02)
@@ -376,7 +378,7 @@ def test_a_static_token_opens_glance_and_never_shows(glance: FakeGlance, tmp_pat
 def test_wrong_credentials_are_told_without_the_token(glance: FakeGlance, token: str | None) -> None:
     image_id = new_image(GlanceStore(glance.url))
     glance.settings(token="s3cr3t-token")
-    settings = Settings(image_store=f"glance+{glance.url}", image_store_token=token)
+    settings = Settings(image_store=f"glance+{glance.url}", image_store_token=SecretStr(token) if token else None)
     store = open_store(settings)
     calls: list[Callable[[], object]] = [
         lambda: store.create(ImageMeta(name="a")),
@@ -499,6 +501,7 @@ def test_a_file_without_a_certificate_is_told(tmp_path: Path) -> None:
         ("glance+https://user:pw@host", "must not hold a user name"),
         ("http://host:9292", "names no image store"),
         ("s3://bucket", "names no image store"),
+        ("cloud:", "names no image store"),
         ("somewhere", "names no image store"),
         ("file://relative/dir", "absolute"),
         ("file:///", "absolute"),
@@ -519,7 +522,7 @@ def test_the_address_may_end_in_the_version(glance: FakeGlance, suffix: str) -> 
 @pytest.mark.parametrize(
     "body",
     [
-        b"<html>\n <head>\n  <title>409 Conflict</title>\n </head>\n <body>\n  <h1>409 Conflict</h1>\n  No &amp; no<br />",
+        b"<html>\n <head>\n  <title>409</title>\n </head>\n <body>\n  <h1>409 Conflict</h1>\n  No &amp; no<br />",
         b'{"message": "No &amp; no<br /><br />\\n\\n\\n", "code": "409 Conflict", "title": "Conflict"}',
         b"409 Conflict\n\nNo & no\n\n   ",
     ],

@@ -58,11 +58,11 @@ def open_cloud(name: str) -> GlanceStore:
         raise ValueError(
             f"image_store = 'cloud:{name}' needs the OpenStack libraries: pip install 'vmops[openstack]'."
         ) from error
-    try:
-        region = config.OpenStackConfig(app_name="vmops").get_one(cloud=name)
-    except exceptions.ConfigException as error:
-        raise ValueError(f"clouds.yaml does not describe the cloud {name!r} well: {error}") from error
     with _errors(name):
+        try:
+            region = config.OpenStackConfig(app_name="vmops").get_one(cloud=name)
+        except exceptions.ConfigException as error:
+            raise ValueError(f"clouds.yaml does not describe the cloud {name!r} well: {error}") from error
         session = region.get_session()
         url = region.get_session_endpoint("image")
     if not url:

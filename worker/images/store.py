@@ -90,8 +90,9 @@ def open_store(settings: Settings, token: Callable[[], str] | None = None) -> Im
     address = settings.image_store
     if not address:
         return DirectoryStore(settings.state_dir / "images")
-    if address.startswith("cloud:"):
-        return open_cloud(address.removeprefix("cloud:"))
+    cloud = address.removeprefix("cloud:")
+    if cloud not in {"", address}:
+        return open_cloud(cloud)
     parts = urlsplit(address)
     if parts.scheme == "file":
         if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/") or parts.path == "/":
