@@ -1,7 +1,7 @@
 """`key=value` words of the command line -> the fields of a request.
 
-A value is JSON when it reads as JSON, text otherwise; dotted keys nest (`instance.name=web01`). A secret is never a word of
-the command line, where every process could read it: `password=@file` (or `@-`, standard input) is read and sealed.
+A value is JSON when it reads as JSON, text otherwise; dotted keys nest (`instance.name=web01`). A secret is never a
+word of the command line, where every process could read it: `password=@file` (`@-`: standard input) is read and sealed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,26 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from worker.cli.complaints import USAGE, Complaint
+from worker.errors import RequestError
 from worker.operations.request import Request, Secret, check
 
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w:-]+)*")
 
 
-def request_of(words: Sequence[str], model: type[Request], seal: Callable[[str], dict[str, str]]) -> dict[str, Any]:
-    """Return the request's fields, checked. Raises Complaint, RequestError; nothing was submitted then."""
+def request_of(
+    name: str, model: type[Request], words: Sequence[str], seal: Callable[[str], dict[str, str]]
+) -> dict[str, Any]:
+    """Return the fields of a request for the operation `name`, checked. Raises Complaint."""
     raw = dict(_split(words))
     secrets = set(secret_fields(model))
     values: dict[str, Any] = {}
     for key, text in raw.items():
         _put(values, key, _secret(key, text, seal) if key in secrets else _value(text))
     _keep_texts(values, raw, model)
-    check(model, values, {})
+    try:
+        check(model, values, {})
+    except RequestError as error:
+        raise Complaint(f"{error} `vmops tasks {name}` lists its fields.", USAGE) from error
     return values
 
 

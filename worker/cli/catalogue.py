@@ -79,10 +79,8 @@ def entries() -> list[Entry]:
     app.finalize()
     found = [entry for definition in definitions() for entry in _of_definition(definition)]
     listed = {entry.task for entry in found}
-    for name in sorted(app.tasks):
-        if name.startswith("vmops.") and name not in listed:
-            found.append(_of_task(app.tasks[name]))
-    return found
+    others = [name for name in sorted(app.tasks) if name.startswith("vmops.") and name not in listed]
+    return found + [_of_task(app.tasks[name]) for name in others]
 
 
 def find(name: str) -> Entry:
@@ -108,13 +106,11 @@ def _of_definition(definition: Definition) -> Iterator[Entry]:
         steps,
     )
     for position, step in enumerate(definition.steps):
-        yield Entry(
-            steps[position], "step", _first_line(step.run), _LINK_SCHEMA, _LINK_EXAMPLE | {"position": position}
-        )
-    for position, step in enumerate(definition.steps):
+        example = _LINK_EXAMPLE | {"position": position}
+        yield Entry(steps[position], "step", _first_line(step.run), _LINK_SCHEMA, example)
         if step.undo is not None:
             name = definition.step_task_name(Direction.UNDO, position)
-            yield Entry(name, "undo", _first_line(step.undo), _LINK_SCHEMA, _LINK_EXAMPLE | {"position": position})
+            yield Entry(name, "undo", _first_line(step.undo), _LINK_SCHEMA, example)
 
 
 def _first_line(function: Any) -> str:

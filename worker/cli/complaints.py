@@ -1,4 +1,4 @@
-"""What `vmops` says when something is wrong: one sentence that tells what to do, and the exit status. Never a traceback.
+"""What `vmops` says when something is wrong: a sentence that tells what to do, and the exit status. No traceback.
 
 0 success, 1 the operation failed or something does not answer, 2 the command line or the request is wrong.
 """

@@ -63,9 +63,8 @@ class _Tracker:
         """Raise when a part has died or the time is up."""
         self.parts.check()
         if time.monotonic() > self.deadline_s:
-            raise Complaint(
-                f"The snapshot has not ended within {_PATIENCE_S:.0f} s; the worker's log: {self.parts.log_of('worker')}"
-            )
+            log = self.parts.log_of("worker")
+            raise Complaint(f"The snapshot has not ended within {_PATIENCE_S:.0f} s; the worker's log: {log}")
         if self.digest is None:
             disks = self.vmops.journal.get(self.operation_id).data.get("disks") or [{}]
             if disks[0].get("snapshot_ref"):
@@ -128,9 +127,8 @@ class _Demo:
             is_same = self._verify(pool, vm, record, digest)
         self._say_where(record)
         if self._once:
-            self._say(
-                "\nAll of it is kept." if self._is_kept else "\nAll of it is removed now; --keep-state DIR keeps it."
-            )
+            told = "The files are kept." if self._is_kept else "The files are removed now; --keep-state DIR keeps them."
+            self._say(f"\n{told}")
             return 0 if is_same else FAILED
         self._stay()
         return 0
@@ -141,9 +139,10 @@ class _Demo:
         self._say(f"  [green]up[/green]  {name:<10} {escape(told)}")
 
     def _introduce(self, vm: RunningVM) -> None:
+        name, size = escape(repr(vm.name)), _size(vm.virtual_size)
         self._say(
-            f"\nVM {escape(repr(vm.name))} is running; its disk of {_size(vm.virtual_size)} carries an ext4 file system\n"
-            "and is being written to all the time. An older snapshot of it was deleted, so\n"
+            f"\nVM {name} is running, and writes all the time to its disk of {size} with\n"
+            "an ext4 file system. An older snapshot of the disk has been deleted, so\n"
             f"the storage has something to coalesce: it begins {QUIET_PERIOD_S} s later (XenServer: 5 min).\n"
         )
 

@@ -92,7 +92,7 @@ def follow(
 ) -> Record:
     """Show an operation until it has ended, from the beginning of its history; return its last record.
 
-    `on_idle` is called about twice a second and may raise. Raises OperationNotFound; Complaint when the journal stays away.
+    `on_idle` is called about twice a second and may raise. Raises OperationNotFound, Complaint (no journal).
     """
     try:
         record = vmops.journal.get(operation_id)

@@ -15,7 +15,7 @@ from rich.text import Text
 from worker.cli import catalogue, view
 from worker.operations.catalogue import Definition
 from worker.operations.record import Record
-from worker.operations.states import State
+from worker.operations.states import FINAL, State
 
 
 def _table(*headings: str) -> Table:
@@ -50,7 +50,6 @@ def operation_details(record: Record, definition: Definition | None, now_ms: int
     facts = Table.grid(padding=(0, 2))
     began = record.started_at or record.created_at
     taken = view.duration(((record.ended_at or now_ms) - began) / 1000) if began else ""
-    request = {key: one for key, one in view.without_secrets(record.request).items() if one not in (None, {}, [])}
     rows: list[tuple[str, Any]] = [
         ("operation", Text(view.title_of(record), style="bold")),
         ("id", record.id),
@@ -59,9 +58,9 @@ def operation_details(record: Record, definition: Definition | None, now_ms: int
         ("progress", f"{record.progress:.1f} %"),
         ("submitted", view.local_time(record.created_at)),
         ("ended" if record.ended_at else "so far", f"{view.local_time(record.ended_at)} after {taken}".strip()),
-        ("request", json.dumps(request, ensure_ascii=False)),
+        ("request", json.dumps(_given(view.without_secrets(record.request)), ensure_ascii=False)),
     ]
-    if record.holds:
+    if record.holds and record.state not in FINAL:
         rows.append(("holds", ", ".join(what.replace(":", " ") for what in record.holds)))
     if record.wait:
         rows.append(("waits for", Text(str(record.wait["reason"]), style="yellow")))
@@ -80,8 +79,15 @@ def operation_details(record: Record, definition: Definition | None, now_ms: int
     return Group(facts, _steps(record, definition, now_ms))
 
 
+def _given(request: Any) -> Any:
+    """Return a request without the fields that nobody gave."""
+    if isinstance(request, dict):
+        return {key: _given(one) for key, one in request.items() if one not in (None, {}, [])}
+    return request
+
+
 def _steps(record: Record, definition: Definition | None, now_ms: int) -> Table:
-    table = _table("step", "state", "tries", "began", "took", "undo", "undo tries")
+    table = _table("step", "state", "runs", "began", "took", "undo", "undo runs")
     for one in view.steps_of(record, definition):
         _, _, style = view.MARKS[one.state]
         table.add_row(

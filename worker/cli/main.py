@@ -5,6 +5,7 @@ Exit status: 0 success, 1 the operation failed (or something does not answer), 2
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from worker.operations.catalogue import Definition
     from worker.operations.record import Record
 
+#: Columns when the output is no terminal.
+_WIDTH = 200
 #: 128 + SIGINT, as shells count.
 INTERRUPTED = 130
 
@@ -110,9 +113,7 @@ def submit(
             metavar="[KEY=VALUE]...", help="The request. Values may be JSON, keys dotted; a secret is key=@file."
         ),
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Follow it; status 0 when it has succeeded, 1 when not.")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it; status 0 when it succeeded, 1 when not.")] = False,
     operation_id: Annotated[
         str | None,
         typer.Option("--id", help="The operation's id; the same id twice is one operation. Default: a new one."),
@@ -127,7 +128,7 @@ def submit(
     if operation_id is not None and not operation_id.strip():
         raise Complaint("--id is empty: leave it out for a new id.", USAGE)
     vmops = open_client()
-    request = request_of(fields or [], definition.request, vmops.seal)
+    request = request_of(definition.name, definition.request, fields or [], vmops.seal)
     pool_of(vmops, request)
     handle = vmops.submit(definition.name, request, operation_id=operation_id)
     if not wait:
@@ -275,9 +276,13 @@ def _print(renderable: Any) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    console.print(renderable)
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    console = Console(highlight=False, width=_WIDTH, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(renderable)
+    typer.echo("\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines()))
 
 
 def _print_json(value: Any) -> None:

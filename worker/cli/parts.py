@@ -1,8 +1,7 @@
 """What the demo starts: broker, simulated pool, worker, beat and Flower, each a real process with a log of its own.
 
-<folder>/broker/     append-only file of broker and journal      <folder>/logs/<part>.log
-<folder>/simulator/  the pool, its disks as VHD files            <folder>/vmops.toml, password, secret_key
-<folder>/images/     the image store                             <folder>/beat/
+Below one folder: broker/ (the append-only file of broker and journal), simulator/ (the pool, its disks as VHD files),
+images/ (the image store), logs/, beat/, vmops.toml, password, secret_key.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ class Parts:
         return f"{Path(self.broker.process.argv[0]).name} on 127.0.0.1:{self.broker.port}"
 
     def start_simulator(self) -> str:
-        """Start a pool of one host with one running VM, whose disk carries an ext4 file system that its guest writes to."""
+        """Start a pool with one running VM, whose disk carries an ext4 file system that its guest writes to."""
         port_file = self.folder / "simulator.port"
         port_file.unlink(missing_ok=True)
         options: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""The demo's own view of the simulated pool: what an administrator does over XenAPI, and the simulator's control plane."""
+"""The demo's view of the simulated pool: an administrator's over XenAPI, and the simulator's control plane."""
 
 from __future__ import annotations
 

@@ -134,16 +134,20 @@ def _state_of(record: Record, position: int, failed: int | None, undo: Any) -> S
         return _forward_state(record, position)
     if position > failed:
         return StepState.PENDING
-    if undo is not None and any(one.get("position") == str(position) for one in record.undo_errors):
+    undone = _undo_state(record, position, undo) if undo is not None else None
+    if undone is not None or position < failed:
+        return undone or StepState.DONE
+    return StepState.FAILED if record.error else StepState.STOPPED
+
+
+def _undo_state(record: Record, position: int, undo: Any) -> StepState | None:
+    """Return how far the undo of a step is, None before it has begun."""
+    if any(one.get("position") == str(position) for one in record.undo_errors):
         return StepState.UNDO_FAILED
-    if undo is not None and position == record.position and record.state in TURNED:
+    if position == record.position and record.state in TURNED:
         return StepState.UNDOING
-    is_undone = record.state not in TURNED or position > record.position
-    if undo is not None and is_undone and record.attempts.get(undo.__name__):
-        return StepState.UNDONE
-    if position == failed:
-        return StepState.FAILED if record.error else StepState.STOPPED
-    return StepState.DONE
+    is_past = record.state not in TURNED or position > record.position
+    return StepState.UNDONE if is_past and record.attempts.get(undo.__name__) else None
 
 
 def _forward_state(record: Record, position: int) -> StepState:
@@ -231,7 +235,7 @@ def as_json(record: Record, definition: Definition | None) -> dict[str, Any]:
         "steps": steps,
         "undo_errors": record.undo_errors,
         "left_behind": left_behind(record),
-        "holds": record.holds,
+        "holds": [] if record.state in FINAL else record.holds,
         "cancel_requested": record.cancel,
         "advice": advice(record),
     }
@@ -246,10 +250,10 @@ def steps_table(record: Record, definition: Definition | None, now_ms: int, *, u
     """Return the steps as a table: mark, name, times begun, seconds."""
     table = Table.grid(padding=(0, 2))
     for justify in ("left", "left", "right", "left"):
-        table.add_column(justify=justify)  # type: ignore[arg-type]  # the literals are rich's own
+        table.add_column(justify=justify)
     for view in steps_of(record, definition):
         mark, plain, style = MARKS[view.state]
-        attempts = f"{view.attempts} tries" if view.attempts > 1 else ""
+        attempts = f"{view.attempts} runs" if view.attempts > 1 else ""
         note = f"{view.undo}: {view.state}" if view.state in _UNDO_STATES and view.undo else ""
         if view.state is StepState.FAILED:
             note = "failed"
