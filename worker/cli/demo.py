@@ -112,9 +112,10 @@ class _Demo:
         self._say("[bold]vmops demo[/bold]: a snapshot of a running VM; all is real but the pool\n")
         self._start("broker", parts.start_broker)
         self._start("simulator", parts.start_simulator)
-        self._start("worker", parts.start_workers)
+        parts.launch_celery(with_flower=self._with_flower)
+        self._start("worker", parts.await_worker)
         if self._with_flower:
-            self._start("Flower", parts.start_flower)
+            self._start("Flower", parts.await_flower)
         vmops = VMOps(parts.settings())
         with logged_in(parts.pool_url, USER, parts.password) as pool:
             vm = pool.running_vm()
@@ -160,35 +161,27 @@ class _Demo:
     def _verify(self, pool: SimulatedPool, vm: RunningVM, record: Record, expected: str) -> bool:
         """Compare the image with the disk at the snapshot's instant, bit by bit; look for what was left in the pool."""
         image: dict[str, Any] = record.result["images"][0]
-        path = DirectoryStore(self._parts.images).path_of(image["image_id"])
-        found = raw_digest(path, size=vm.virtual_size)
-        now = pool.digest(vm.vdi_uuid)
-        leaks = {kind: found for kind, found in pool.leaks().items() if found}
-        problems = [
-            found != expected and "The image differs from the disk at the snapshot's instant.",
-            (_sha512_of(path), path.stat().st_size) != (image["sha512"], image["size"])
-            and "The image file is not what the operation says it stored.",
-            now == expected and "The guest did not write: the proof is worth nothing.",
-            leaks and f"Left behind in the pool: {leaks}.",
-        ]
-        say = self._say
-        say("\nSHA-256 of the disk")
-        say(f"  at the snapshot's instant  {expected}")
-        say(f"  in the image               {found}")
-        say(f"  in the pool by now         {now}")
-        for problem in filter(None, problems):
-            say(f"[red]{escape(str(problem))}[/red]")
-        if any(problems):
-            return False
-        say("[green]Verified[/green]: the image is the disk of that instant, bit by bit; nothing is left in the pool.")
-        return True
+        path = self._path_of(image)
+        digests = Digests(expected, raw_digest(path, size=vm.virtual_size), pool.digest(vm.vdi_uuid))
+        self._say("\nSHA-256 of the disk")
+        self._say(f"  at the snapshot's instant  {digests.at_snapshot}")
+        self._say(f"  in the image               {digests.in_image}")
+        self._say(f"  in the pool by now         {digests.now}")
+        problems = [*digests.problems(), *file_problems(path, image), *leak_problems(pool.leaks())]
+        for problem in problems:
+            self._say(f"[red]{escape(problem)}[/red]")
+        if not problems:
+            self._say("[green]Verified[/green]: the image is the disk of that instant, bit by bit.")
+        return not problems
+
+    def _path_of(self, image: dict[str, Any]) -> Path:
+        return DirectoryStore(self._parts.images).path_of(image["image_id"])
 
     def _say_where(self, record: Record) -> None:
         parts = self._parts
         image: dict[str, Any] = record.result["images"][0]
-        path = DirectoryStore(parts.images).path_of(image["image_id"])
         rows = [
-            ("image", f"{path} ({_size(image['size'])})"),
+            ("image", f"{self._path_of(image)} ({_size(image['size'])})"),
             ("journal", f"{parts.settings().journal_url} (its file: {parts.broker.state_dir})"),
             ("pool", f"{parts.pool_url} (control plane: {parts.pool_url}/simulator/stats)"),
             ("settings", str(parts.config)),
@@ -213,9 +206,35 @@ class _Demo:
             self._parts.check()
 
 
-def _sha512_of(path: Path) -> str:
+@dataclass(frozen=True)
+class Digests:
+    """SHA-256 of one disk, at three places."""
+
+    at_snapshot: str
+    in_image: str
+    now: str
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with them."""
+        found = []
+        if self.in_image != self.at_snapshot:
+            found.append("The image differs from the disk at the snapshot's instant.")
+        if self.now == self.at_snapshot:
+            found.append("The guest has not written to its disk since: that the image is the same proves nothing.")
+        return found
+
+
+def file_problems(path: Path, image: dict[str, Any]) -> list[str]:
+    """Return what is wrong with an image's file, by the operation's result."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha512").hexdigest()
+        sha512 = hashlib.file_digest(file, "sha512").hexdigest()
+    is_same = (sha512, path.stat().st_size) == (image["sha512"], image["size"])
+    return [] if is_same else [f"{path} is not the file that the operation says it stored."]
+
+
+def leak_problems(leaks: dict[str, list[Any]]) -> list[str]:
+    """Return what is left behind in the pool."""
+    return [f"Left behind in the pool: {len(left)} {kind}: {left}." for kind, left in leaks.items() if left]
 
 
 def _size(size: int) -> str:

@@ -1,7 +1,7 @@
 """What the demo starts: broker, simulated pool, worker, beat and Flower, each a real process with a log of its own.
 
-Below one folder: broker/ (the append-only file of broker and journal), simulator/ (the pool, its disks as VHD files),
-images/ (the image store), logs/, beat/, vmops.toml, password, secret_key.
+Below one folder: broker/ (the append-only file of broker and journal), pool/ (the simulated pool, its disks as VHD
+files), images/ (the image store), logs/, beat/, vmops.toml, password, secret_key.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ QUIET_PERIOD_S = 3
 GUEST_WRITES_PER_S = 20
 DISK_BYTES = 64 << 20
 
+_CELERY = ("-m", "celery", "-A", "worker")
 _READY_S = 60.0
 _GRACE_S = 15.0
 _HTTP_S = 5.0
 _PORT_TRIES = 5
-#: Pauses of the pollers: a demo shall not keep people waiting.
-_PACE = "watch_interval_s = 0.5\nreconcile_interval_s = 2\nprogress_interval_s = 0.25\n"
+#: A demo's push is over within seconds; its progress shall be seen.
+_PACE = "progress_interval_s = 0.1\n"
 
 
 class Parts:
@@ -53,6 +54,9 @@ class Parts:
         self.flower_url = ""
         self._processes: list[ManagedProcess] = []
         self._env: dict[str, str] = {}
+        self._worker: ManagedProcess
+        self._flower: ManagedProcess
+        self._log_begin = 0
 
     def __enter__(self) -> Self:
         for one in (self.folder, self.images, self.logs, self.folder / "beat"):
@@ -96,7 +100,7 @@ class Parts:
             "--vm-disk-size": DISK_BYTES,
             "--guest-writes": GUEST_WRITES_PER_S,
             "--quiet-period": f"{QUIET_PERIOD_S}s",
-            "--state-dir": self.folder / "simulator",
+            "--state-dir": self.folder / "pool",
         }
         words = [str(word) for pair in options.items() for word in pair]
         process = self._start("simulator", "-m", "simulator", *words)
@@ -105,37 +109,45 @@ class Parts:
         process.wait_until(lambda: _answers(f"{self.pool_url}/simulator/stats"), _READY_S)
         return self.pool_url
 
-    def start_workers(self) -> str:
-        """Write the settings file, start a worker and beat, and wait until the worker consumes."""
+    def launch_celery(self, *, with_flower: bool) -> None:
+        """Write the settings file and launch worker, beat and Flower, all at once; they take seconds to come up."""
         self._configure()
         log = self.log_of("worker")
-        seen = log.stat().st_size if log.exists() else 0
-        celery = ("-m", "celery", "-A", "worker")
-        worker_process = self._start(
-            "worker", *celery, "worker", "--concurrency", "2", "--loglevel", "INFO", "--hostname", "demo@%h"
-        )
+        self._log_begin = log.stat().st_size if log.exists() else 0
+        options = ("--concurrency", "2", "--loglevel", "INFO", "--hostname", "demo@%h")
+        self._worker = self._start("worker", *_CELERY, "worker", *options)
         schedule = str(self.folder / "beat" / "schedule")
-        self._start("beat", *celery, "beat", "--schedule", schedule, "--loglevel", "INFO")
-        worker_process.wait_until(lambda: b" ready." in _bytes_of(log)[seen:], _READY_S)
-        return f"celery -A worker worker (pid {worker_process.pid}) and beat"
+        self._start("beat", *_CELERY, "beat", "--schedule", schedule, "--loglevel", "INFO")
+        if with_flower:
+            self._launch_flower()
 
-    def start_flower(self) -> str:
-        """Start Flower on a free loopback port, for looking only."""
+    def await_worker(self) -> str:
+        """Wait until the worker consumes."""
+        log, begin = self.log_of("worker"), self._log_begin
+        self._worker.wait_until(lambda: b" ready." in _bytes_of(log)[begin:], _READY_S)
+        return f"celery -A worker worker (pid {self._worker.pid}), and beat"
+
+    def await_flower(self) -> str:
+        """Wait until Flower answers."""
         for tries_left in range(_PORT_TRIES - 1, -1, -1):
-            port = free_port()
-            self.flower_url = f"http://127.0.0.1:{port}/"
-            options = ("--address=127.0.0.1", f"--port={port}", "--read_only=True")
-            process = self._start("flower", "-m", "celery", "-A", "worker", "flower", *options)
             try:
-                process.wait_until(lambda: _answers(f"{self.flower_url}healthcheck"), _READY_S)
+                self._flower.wait_until(lambda: _answers(f"{self.flower_url}healthcheck"), _READY_S)
             except ServerNotStarted as error:
                 # Another process may take the free port before Flower does.
                 if not (tries_left and "Address already in use" in str(error)):
                     raise
-                self._processes.remove(process)
+                self._processes.remove(self._flower)
+                self._launch_flower()
             else:
-                return self.flower_url
-        raise AssertionError("unreachable")
+                break
+        return self.flower_url
+
+    def _launch_flower(self) -> None:
+        """Launch Flower on a free loopback port, for looking only."""
+        port = free_port()
+        self.flower_url = f"http://127.0.0.1:{port}/"
+        options = ("--address=127.0.0.1", f"--port={port}", "--read_only=True")
+        self._flower = self._start("flower", *_CELERY, "flower", *options)
 
     def settings(self) -> Settings:
         """Return the settings that the workers have."""
@@ -165,7 +177,9 @@ class Parts:
 
     def _start(self, name: str, *words: str) -> ManagedProcess:
         self._env = _clean_environment() | {"VMOPS_CONFIG": str(self.config)}
-        process = ManagedProcess(name, [sys.executable, *words], self.log_of(name), env=self._env, cwd=self.folder)
+        process = ManagedProcess(
+            name, [sys.executable, "-P", *words], self.log_of(name), env=self._env, cwd=self.folder
+        )
         process.start()
         self._processes.append(process)
         return process
