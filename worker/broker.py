@@ -19,7 +19,7 @@ from kombu import Exchange, Queue
 from kombu.connection import resolve_aliases
 from kombu.transport import TRANSPORT_ALIASES
 
-from worker.broker_claim import held_tags, running_tags
+from worker.broker_claim import ClaimQoS, held_tags, running_tags
 from worker.settings import Settings
 
 logger = get_logger(__name__)
@@ -165,7 +165,7 @@ class LeaseKeeper(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Begin with a new connection's channel."""
-        self._thread = _KeeperThread(consumer.task_consumer.channel)
+        self._thread = _KeeperThread(consumer.task_consumer.channel, is_reconnected=consumer.restart_count > 0)
         self._thread.start()
 
     def stop(self, consumer: Any) -> None:
@@ -187,21 +187,31 @@ class LeaseKeeper(bootsteps.StartStopStep):
 
 
 class _KeeperThread(threading.Thread):
-    def __init__(self, channel: Any) -> None:
+    """Renews and sweeps over one channel.
+
+    After a lost connection it does not sweep for a visibility timeout: when the broker was away, all leases have aged,
+    and the other workers must have the time to come back and renew theirs.
+    """
+
+    def __init__(self, channel: Any, *, is_reconnected: bool) -> None:
         super().__init__(name="vmops-leases", daemon=True)
         self._channel = channel
         self._errors = (*channel.connection_errors, *channel.connection.channel_errors)
         self._has_ended = threading.Event()
+        self._sweeps_from = time.monotonic() + (channel.visibility_timeout if is_reconnected else 0)
 
     def run(self) -> None:
         """Renew, sweep, sleep."""
         renewal_s = self._channel.visibility_timeout / RENEWALS_PER_LEASE
         renewed_at = float("-inf")
-        while not self._has_ended.wait(min(SWEEP_INTERVAL_S, renewal_s)):
-            if time.monotonic() - renewed_at >= renewal_s:
-                renewed_at = time.monotonic()
+        while not self._has_ended.is_set():
+            now = time.monotonic()
+            if now - renewed_at >= renewal_s:
+                renewed_at = now
                 self._try("renew the leases of its messages", self._renew)
-            self._try("look for the messages of dead workers", self._restore)
+            if now >= self._sweeps_from:
+                self._try("look for the messages of dead workers", self._restore)
+            self._has_ended.wait(min(SWEEP_INTERVAL_S, renewal_s))
 
     def end(self) -> None:
         """Stop the thread; a command that the broker does not answer is not waited for."""
@@ -220,14 +230,18 @@ class _KeeperThread(threading.Thread):
         tags = held_tags(qos)
         if not tags:
             return
-        if hasattr(qos, "renew"):
+        if isinstance(qos, ClaimQoS):
             qos.renew(tags)
             return
         with self._channel.conn_or_acquire() as client:
             client.zadd(qos.unacked_index_key, dict.fromkeys(tags, time.time()), xx=True)
 
     def _restore(self) -> None:
-        self._channel.qos.restore_visible(num=None, interval=1)
+        qos = self._channel.qos
+        if isinstance(qos, ClaimQoS):
+            qos.restore_overdue()
+        else:
+            qos.restore_visible(num=None, interval=1)
 
 
 def _return_scheduled(channel: Any) -> None:

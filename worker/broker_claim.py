@@ -165,11 +165,13 @@ class ClaimQoS(stock.QoS):
         self._delivered.clear()
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
+        """Do nothing: kombu would sweep as soon as it is connected, before the other workers are (`LeaseKeeper`)."""
+
+    def restore_overdue(self) -> None:
         """Put messages whose lease has run out back into their queues, but for those that this worker holds itself.
 
         Takes no lock, unlike kombu's, whose lock stops all recovery for minutes when its holder dies (celery.md 3.3).
         """
-        del start, num, interval
         with self.channel.conn_or_acquire() as client:
             overdue = self._sweep(
                 keys=[self.unacked_index_key], args=[self.visibility_timeout, SWEEP_LIMIT], client=client
@@ -316,6 +318,8 @@ class ClaimChannel(stock.Channel):
             message = loads(raw.decode())
             tag = message["properties"]["delivery_tag"]
         except (ValueError, KeyError, TypeError):
+            tag = None
+        if not isinstance(tag, str):
             logger.critical("Dropped %d bytes from queue %s that are no Celery message", len(raw), queue)
             return False
         self.claimed_tag = None if queue in self._unacknowledged_queues else tag

@@ -40,7 +40,7 @@ class Worker:
     def __init__(self, rig: Rig, name: str, pool: str, concurrency: int, queues: str | None) -> None:
         self.name = name
         self.log_file = rig.folder / f"{name}.log"
-        options = ["-P", pool, "-c", str(concurrency), "-n", f"{name}@test", "-l", "INFO"]
+        options = ["-P", pool, "-c", str(concurrency), "-n", f"{name}@test", "-l", "INFO", "--without-mingle"]
         options += ["-Q", queues] if queues else []
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
