@@ -72,7 +72,7 @@ _TEMPLATE_MAY = frozenset(
         """
         changing_dynamic_range changing_static_range changing_shadow_memory changing_NVRAM changing_VCPUs
         changing_memory_limits clone copy export metadata_export provision destroy migrate_send
-        power_state_reset revert
+        power_state_reset
         """
     )
 )

@@ -30,6 +30,38 @@ _START_TIMEOUT_S = 30
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+def vm_record(**fields: Any) -> dict[str, Any]:
+    """Return a constructor's struct for an ordinary VM, with some fields replaced."""
+    memory = str(256 << 20)
+    texts = dict.fromkeys(
+        ("PV_bootloader", "PV_kernel", "PV_ramdisk", "PV_args", "PV_bootloader_args", "PV_legacy_args", "PCI_bus"), ""
+    )
+    record: dict[str, Any] = {
+        **texts,
+        "name_label": "vm",
+        "name_description": "",
+        "user_version": "1",
+        "is_a_template": False,
+        "affinity": "OpaqueRef:NULL",
+        "memory_static_max": memory,
+        "memory_dynamic_max": memory,
+        "memory_dynamic_min": memory,
+        "memory_static_min": str(128 << 20),
+        "VCPUs_params": {},
+        "VCPUs_max": "1",
+        "VCPUs_at_startup": "1",
+        "actions_after_shutdown": "destroy",
+        "actions_after_reboot": "restart",
+        "actions_after_crash": "restart",
+        "HVM_boot_policy": "BIOS order",
+        "HVM_boot_params": {"order": "cd"},
+        "platform": {"acpi": "1", "viridian": "true"},
+        "other_config": {},
+        "recommendations": "",
+    }
+    return record | fields
+
+
 class ControlRefused(AssertionError):
     """The control plane answered with an error."""
 
