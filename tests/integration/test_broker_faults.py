@@ -121,18 +121,16 @@ def test_a_stopping_worker_ends_its_task_and_gives_away_what_it_has_scheduled(cl
     assert heir.log.count("received") == 1
 
 
-@POOLS
-def test_a_worker_that_is_told_to_end_at_once_returns_its_messages_at_once(
-    tmp_path: Path, redis_url: str, pool: str
-) -> None:
+def test_a_worker_that_is_told_to_end_at_once_returns_its_messages_at_once(tmp_path: Path, redis_url: str) -> None:
+    """Prefork only: nothing can end a thread, so a threads worker waits for its tasks (celery.md 5)."""
     with rig(tmp_path, redis_url, redis_url, visibility_timeout_s=60) as made:
-        ending = made.start_worker(pool)
+        ending = made.start_worker()
         made.send("long", 3)
         made.send("scheduled", countdown=2)
         made.wait_for("start", {"long"})
         wait_for(lambda: ending.log.count("received") == 2, 5, made.describe)
         ending.process.send_signal(signal.SIGQUIT)
-        made.start_worker(pool)
+        made.start_worker()
         wait_for(lambda: made.count("start") == {"long": 2, "scheduled": 1}, 6, made.describe)
 
 
