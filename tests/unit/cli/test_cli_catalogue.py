@@ -1,0 +1,113 @@
+"""The catalogue says what the workers do: it is read from the code that they run."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+
+import pytest
+from celery import Celery
+
+from worker.app import make_app
+from worker.cli import catalogue
+from worker.cli.arguments import request_of
+from worker.errors import UnknownOperation
+from worker.operations.catalogue import definition_of
+from worker.operations.request import check
+from worker.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def entries() -> dict[str, catalogue.Entry]:
+    return {entry.task: entry for entry in catalogue.entries()}
+
+
+@pytest.fixture(scope="module")
+def app() -> Celery:
+    made = make_app(Settings(pools={}))
+    made.loader.import_default_modules()
+    made.finalize()
+    return made
+
+
+def operations(entries: dict[str, catalogue.Entry]) -> list[catalogue.Entry]:
+    return [entry for entry in entries.values() if entry.kind == "operation"]
+
+
+def test_every_task_that_a_worker_has_is_listed_once_and_no_other(
+    entries: dict[str, catalogue.Entry], app: Celery
+) -> None:
+    assert len(catalogue.entries()) == len(entries)
+    assert set(entries) == {name for name in app.tasks if name.startswith("vmops.")}
+    assert "vmops.snapshot" in entries
+
+
+def test_every_task_says_what_it_does(entries: dict[str, catalogue.Entry]) -> None:
+    assert [entry.task for entry in entries.values() if len(entry.summary) < 10] == []
+
+
+def test_a_request_is_described_by_the_model_that_checks_it(entries: dict[str, catalogue.Entry]) -> None:
+    for entry in operations(entries):
+        model = definition_of(entry.task.removeprefix("vmops.")).request
+        assert set(entry.request["properties"]) == set(model.model_fields)
+        assert entry.request["additionalProperties"] is False
+
+
+def test_the_other_tasks_are_described_by_what_they_can_be_sent_with(
+    entries: dict[str, catalogue.Entry], app: Celery
+) -> None:
+    for entry in entries.values():
+        if entry.kind != "operation":
+            parameters = inspect.signature(app.tasks[entry.task].run).parameters
+            assert set(entry.request["properties"]) == set(parameters), entry.task
+            inspect.signature(app.tasks[entry.task].run).bind(**entry.example)
+
+
+def test_an_operations_example_is_a_valid_request(entries: dict[str, catalogue.Entry]) -> None:
+    for entry in operations(entries):
+        assert entry.example
+        check(definition_of(entry.task.removeprefix("vmops.")).request, dict(entry.example), {})
+
+
+def test_an_operations_command_line_means_its_example(entries: dict[str, catalogue.Entry]) -> None:
+    for entry in operations(entries):
+        program, command, name, *words = shlex.split(catalogue.command_line(entry))
+        assert (program, command, words.pop()) == ("vmops", "submit", "--wait")
+        assert request_of(name, definition_of(name).request, words, lambda _: {}) == entry.example
+
+
+def test_an_operation_names_its_steps_in_running_order_and_each_is_listed(entries: dict[str, catalogue.Entry]) -> None:
+    for entry in operations(entries):
+        definition = definition_of(entry.task.removeprefix("vmops."))
+        assert entry.steps == [f"{entry.task}.{step.name}" for step in definition.steps]
+        assert {entries[step].kind for step in entry.steps} == {"step"}
+        undos = {f"{entry.task}.{step.undo.__name__}" for step in definition.steps if step.undo}
+        assert {entries[undo].kind for undo in undos} <= {"undo"}
+
+
+def test_the_fields_for_people_include_nested_ones_and_name_secrets(entries: dict[str, catalogue.Entry]) -> None:
+    fields = {one.name: one for one in catalogue.fields_of(entries["vmops.snapshot"].request)}
+    assert fields["instance.name"].type == "string"
+    assert fields["image_token"].type == "secret"
+    assert fields["format"].type == "vhd, raw, bundle"
+    assert fields["format"].default == '"vhd"'
+    assert fields["compression_level"].type == "integer from 1 to 9"
+    assert all(one.description for one in fields.values())
+
+
+def test_the_catalogue_is_plain_json(entries: dict[str, catalogue.Entry]) -> None:
+    for entry in entries.values():
+        assert json.loads(json.dumps(entry.as_json())) == entry.as_json()
+
+
+@pytest.mark.parametrize("name", ["snapshot", "vmops.snapshot"])
+def test_a_task_is_found_with_and_without_the_prefix(name: str) -> None:
+    assert catalogue.find(name).task == "vmops.snapshot"
+
+
+def test_an_unknown_task_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UnknownOperation, match=r"No task is called 'vmops\.snapshoot'.*vmops\.snapshot"):
+        catalogue.find("snapshoot")
+    with pytest.raises(UnknownOperation, match=r"No operation is called 'snapshoot'"):
+        catalogue.find_definition("snapshoot")
