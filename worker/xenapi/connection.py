@@ -42,6 +42,7 @@ class PoolConnection(http.client.HTTPConnection):
         self.default_port = 443 if address.is_tls else 80
         self.address = address
         self.idle_since_s = 0.0
+        self.has_answered = False
         self._pool_name = pool_name
         self._tls = tls if address.is_tls else None
         self._connect_timeout_s = connect_timeout_s

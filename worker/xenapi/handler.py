@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from html import unescape
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING
@@ -158,7 +159,7 @@ def _error_text(channel: Channel) -> str:
 def additional_information(html: str) -> str:
     """Return the `CODE: [ params ]` of a XAPI error page, with a colon before it, or nothing (xapi.md 2.2)."""
     rest = html.partition("Additional information")[2]
-    plain = " ".join(_TAG.sub(" ", rest).split())
+    plain = " ".join(unescape(_TAG.sub(" ", rest)).split())
     return f": {plain[:_SHOWN_CHARACTERS]}" if plain else ""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Literal, Self
@@ -30,8 +29,9 @@ Format = Literal["vhd", "raw"]
 _ANSWER_BEGIN = b"HTTP/"
 _PIECE_BYTES = 1024 * 1024
 _ERROR_TEXT_BYTES = 4096
-#: After a refusal or a break, time for the task to say why.
+#: After a break, time for the task to say why; after a refusal the handler is through with it.
 _VERDICT_S = 5.0
+_VERDICT_AFTER_REFUSAL_S = 0.5
 
 #: Between two chances to cancel while the pool finishes a transfer.
 _SLICE_S = 1.0
@@ -74,8 +74,7 @@ class _Transfer:
     ) -> None:
         self.close()
         if not self._is_settled:
-            with suppress(VmopsError):  # the pool drops ended tasks after an hour anyway
-                xapi_task.finish(self._session, self.task_ref)
+            _discard(self._session, self.task_ref)
 
     def _settle(self, *, is_verified: bool) -> None:
         """Wait for the task's end and remove it. Raises what its end means."""
@@ -98,7 +97,7 @@ class _Transfer:
                 f"Pool {session.pool_name!r} lost the task of {self._what}, most likely in a restart, so nothing says "
                 f"whether it was whole. Begin it again.",
             )
-        _remove(session, self.task_ref)
+        _tidy(session, self.task_ref, xapi_task.finish)
         if outcome.error is not None:
             raise outcome.error
 
@@ -149,7 +148,7 @@ class Export(_Transfer):
             return memoryview(head)
         page = (head + channel.response.read(_ERROR_TEXT_BYTES)).decode("utf-8", "replace")
         channel.close()
-        _raise_failure_of_task(self._session, self.task_ref)
+        _raise_failure_of_task(self._session, self.task_ref, _VERDICT_S)
         status = page.partition("\r\n")[0][:100]
         raise TruncatedStream(
             f"Pool {self._session.pool_name!r} answered {status}{additional_information(page)} instead of the disk's "
@@ -179,7 +178,7 @@ class Import(_Transfer):
                 self._left -= len(piece)
         except OSError as error:
             self.close()
-            _raise_failure_of_task(self._session, self.task_ref)
+            _raise_failure_of_task(self._session, self.task_ref, _VERDICT_S)
             raise truncated(self._session, self._what, error) from error
 
     def confirm(self) -> None:
@@ -247,29 +246,40 @@ def _begin(session: Session, request: Request, task_ref: str, patience: Patience
     try:
         return open_channel(session, named, patience)
     except Refused as refusal:
-        _raise_failure_of_task(session, task_ref)
-        _remove(session, task_ref)
+        _raise_failure_of_task(session, task_ref, _VERDICT_AFTER_REFUSAL_S)
+        _discard(session, task_ref)
+        _require_disk(session, request.query["vdi"])
         if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR:
             raise PermanentError(f"{refusal} Check that the disk exists and its storage is attached.") from refusal
         raise TruncatedStream(f"{refusal} The transfer has to begin again.") from refusal
-    except VmopsError:
-        _remove(session, task_ref)
+    except BaseException:
+        _discard(session, task_ref)
         raise
 
 
-def _raise_failure_of_task(session: Session, task_ref: str) -> None:
+def _require_disk(session: Session, vdi: str) -> None:
+    """Raise XenAPIFailure if there is no such disk: to the handlers that is an internal error like any other."""
+    session.call("VDI.get_uuid" if vdi.startswith("OpaqueRef:") else "VDI.get_by_uuid", vdi)
+
+
+def _raise_failure_of_task(session: Session, task_ref: str, patience_s: float) -> None:
     """Raise the XenAPIFailure with which the task ended, if it did within a moment."""
     try:
-        outcome = xapi_task.wait(session, task_ref, _VERDICT_S)
+        outcome = xapi_task.wait(session, task_ref, patience_s)
     except (PoolUnreachable, XenAPIFailure):
         return
     if outcome.error is not None:
-        _remove(session, task_ref)
+        _discard(session, task_ref)
         raise outcome.error
 
 
-def _remove(session: Session, task_ref: str) -> None:
+def _discard(session: Session, task_ref: str) -> None:
+    _tidy(session, task_ref, xapi_task.discard)
+
+
+def _tidy(session: Session, task_ref: str, remove: Callable[[Session, str], None]) -> None:
+    """Remove a transfer's task; what prevents that is no reason to fail."""
     try:
-        xapi_task.finish(session, task_ref)
+        remove(session, task_ref)
     except VmopsError as error:
         _log.info("pool %s: a transfer's task stays until the pool drops it: %s", session.pool_name, error)

@@ -73,7 +73,7 @@ class Exchange(xmlrpc.client.Transport):
             try:
                 return self._receive(connection)
             except (OSError, HTTPException, ExpatError, xmlrpc.client.ResponseError) as error:
-                raise AnswerLost(self._explain(error)) from error
+                raise AnswerLost(_explain(error, connection)) from error
 
     def _send(self, connection: PoolConnection, handler: str, body: bytes) -> None:
         try:
@@ -84,13 +84,14 @@ class Exchange(xmlrpc.client.Transport):
         except OSError as error:
             raise PoolUnreachable(
                 f"Pool {self._pool_name!r}: the connection to {self._terms.address} broke while a request was being "
-                f"sent ({reason_of(error)}); it was not carried out.",
+                f"sent ({_explain(error, connection)}); it was not carried out.",
             ) from error
 
     def _receive(self, connection: PoolConnection) -> tuple[Any, ...]:
         deadline_s = time.monotonic() + self._terms.timeout_s
         sock = connection.sock
         response = connection.getresponse()
+        connection.has_answered = True
         if response.status != HTTPStatus.OK:
             connection.close()
             raise self._refusal(response)
@@ -121,9 +122,9 @@ class Exchange(xmlrpc.client.Transport):
             )
         return AnswerLost(status)
 
-    def _explain(self, error: BaseException) -> str:
-        if isinstance(error, ExpatError | xmlrpc.client.ResponseError):
-            return "the answer is not XML-RPC"
-        if not self._terms.address.is_tls and isinstance(error, HTTPException | ConnectionResetError):
-            return f"{reason_of(error)}; if that port speaks TLS, write https:// in url"
-        return reason_of(error)
+
+def _explain(error: BaseException, connection: PoolConnection) -> str:
+    if isinstance(error, ExpatError | xmlrpc.client.ResponseError):
+        return "the answer is not XML-RPC"
+    may_want_tls = not (connection.address.is_tls or connection.has_answered or isinstance(error, TimeoutError))
+    return reason_of(error) + ("; if that port speaks TLS, write https:// in url" if may_want_tls else "")

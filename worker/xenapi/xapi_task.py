@@ -92,6 +92,28 @@ def finish(session: Session, task_ref: str) -> None:
             session.call("task.destroy", task_ref)
 
 
+def discard(session: Session, task_ref: str) -> None:
+    """Remove the record of a task of our own (`create`), also one that nobody will ever end.
+
+    For a pending task XAPI only remembers the wish, so it is ended first. Never for a task that XAPI made: its work
+    goes on.
+    """
+    with _tolerated_absence():
+        session.call("task.set_status", task_ref, "cancelled")
+        finish(session, task_ref)
+
+
+def abandon(session: Session, task_ref: str) -> None:
+    """Remove a task of our own that may be pending for ever: its worker died. XAPI removes only ended ones at once."""
+    try:
+        session.call("task.set_status", task_ref, "cancelled")
+    except XenAPIFailure as failure:
+        if failure.code != "HANDLE_INVALID":
+            raise
+        return
+    finish(session, task_ref)
+
+
 def wait(session: Session, task_ref: str, timeout_s: float) -> Outcome:
     """Watch the task until it is final or the time is over, then return the last look.
 

@@ -194,7 +194,7 @@ def test_a_task_that_vanished_confirms_only_what_the_caller_verified(host: Pool,
 def test_an_error_page_in_place_of_data_is_no_data(host: Pool, session: Session) -> None:
     page = (
         b"HTTP/1.1 500 Internal Server Error\r\n\r\n<html><body><h1>HTTP 500</h1>"
-        b"Additional information<pre>VDI_IO_ERROR: [ Device I/O errors ]</pre></body></html>"
+        b"<h1> Additional information </h1>VDI_IO_ERROR: [ Device &quot;I/O&quot; errors ]</body></html>"
     )
     host.transfer = sending(HEAD + page[:3], 0.05, page[3:])
     host.end_task("pending")
@@ -204,7 +204,7 @@ def test_an_error_page_in_place_of_data_is_no_data(host: Pool, session: Session)
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(transfer, "_VERDICT_S", 0.1)
-        with pytest.raises(TruncatedStream, match=r"HTTP/1.1 500 .*: VDI_IO_ERROR: \[ Device I/O errors \]"):
+        with pytest.raises(TruncatedStream, match=r"HTTP/1.1 500 .*: VDI_IO_ERROR: \[ Device \"I/O\" errors \]"):
             export.readinto(bytearray(100))
 
 
@@ -369,7 +369,7 @@ def test_with_tls_a_redirect_is_verified_and_never_leaves_tls(tmp_path: Path) ->
 def test_a_refused_transfer_is_explained(
     host: Pool, session: Session, status: str, error: type[Exception], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_VERDICT_S", 0.1)
+    monkeypatch.setattr(transfer, "_VERDICT_AFTER_REFUSAL_S", 0.1)
     host.end_task("pending")
     host.transfer = sending(f"HTTP/1.1 {status}\r\nConnection: close\r\n\r\n<html>no</html>".encode())
     with pytest.raises(error, match=told) as caught:
