@@ -131,6 +131,12 @@ def assert_device(db: Database, device: Row, operation: str) -> None:
         raise failure
 
 
+def _users(db: Database, vdi: Row) -> list[Row]:
+    """Return the VBDs through which a disk is in use, or about to be."""
+    busy = [vbd for vbd in db.linked(vdi, "VBDs", "VBD") if vbd["current_operations"]]
+    return [*attached_vbds(db, vdi), *busy]
+
+
 def assert_attachable(db: Database, vbd: Row) -> None:
     """Raise what keeps a VBD's disk from being attached: VDI_IN_USE, VDI_READONLY, VDI_NOT_MANAGED, a busy disk."""
     vdi = db.find("VDI", vbd["VDI"])
@@ -143,7 +149,7 @@ def assert_attachable(db: Database, vbd: Row) -> None:
     for task_ref, name in vdi["current_operations"].items():
         if name not in ("copy", "mirror"):
             raise in_progress("VDI", vdi.ref, name, task_ref)
-    others = [other for other in attached_vbds(db, vdi) if other.ref != vbd.ref]
+    others = [other for other in _users(db, vdi) if other.ref != vbd.ref]
     if others and not vdi["sharable"] and any(one["mode"] == "RW" for one in [vbd, *others]):
         raise Failure("VDI_IN_USE", vdi.ref)
 

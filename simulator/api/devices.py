@@ -109,13 +109,19 @@ def vbd_destroy(ctx: Context, vbd: Row) -> None:
         drop_device(ctx, vbd)
 
 
+def _assert_device(ctx: Context, device: Row, operation: str) -> None:
+    device_rules.assert_device(ctx.db, device, operation)
+    if device.cls == "VBD" and operation == "plug":
+        device_rules.assert_attachable(ctx.db, device)
+
+
 @contextlib.contextmanager
 def _on_device(ctx: Context, device: Row, operation: str) -> Iterator[None]:
     with ctx.pool.operations.on(
         ctx,
         device,
         operation,
-        lambda: device_rules.assert_device(ctx.db, device, operation),
+        lambda: _assert_device(ctx, device, operation),
         lambda: device_rules.refresh_device(ctx.db, device),
     ):
         yield
@@ -125,7 +131,6 @@ def _on_device(ctx: Context, device: Row, operation: str) -> Iterator[None]:
 def vbd_plug(ctx: Context, vbd: Row) -> None:
     """Attach a disk to its running VM. Raises VDI_IN_USE, DEVICE_ALREADY_ATTACHED."""
     with _on_device(ctx, vbd, "plug"), ctx.db as db:
-        device_rules.assert_attachable(db, vbd)
         domains.attach_vbd(ctx, vbd, db.row("host", db.row("VM", vbd["VM"])["resident_on"]))
 
 

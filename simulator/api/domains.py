@@ -13,6 +13,8 @@ from simulator.model.types import NULL, STRING
 
 #: Time that the toolstack takes to build or tear down a domain.
 BUILD_S, TEARDOWN_S = 0.03, 0.02
+#: A start waits so long for disks on which others work.
+RESERVE_S = 120.0
 _CPU_FEATURES = "1fcbfbff-f7fa3203-2c100800-00000121-00000001-000007ab-00000000-00000000-00001000-9c000400-00000000"
 _BIOS = {
     "bios-vendor": "Xen",
@@ -104,19 +106,37 @@ def choose_host(ctx: Context, vm: Row) -> Row:
 
 def boot(ctx: Context, vm: Row, host: Row, *, paused: bool) -> None:
     """Build a domain and let it run."""
-    with ctx.db as db:
-        for vbd in db.linked(vm, "VBDs", "VBD"):
-            device_rules.assert_attachable(db, vbd)
+    vbds = ctx.db.linked(vm, "VBDs", "VBD")
+    with ctx.pool.operations.acquired(ctx, vm, lambda: _reserve(ctx, vbds), RESERVE_S) as db:
         db.put(vm, scheduled_to_be_resident_on=host.ref)
     try:
         ctx.pool.clock.wait(BUILD_S)
         ctx.progress(0.22)
         with ctx.db:
+            _release(ctx, vbds)
             begin_domain(ctx, vm, host, paused=paused)
             ctx.pool.guests.booted(vm)
     finally:
         with ctx.db as db:
+            _release(ctx, vbds)
             db.put(vm, scheduled_to_be_resident_on=NULL)
+
+
+def _reserve(ctx: Context, vbds: list[Row]) -> None:
+    """Mark the VBDs as about to be attached, all or none. Raises VDI_IN_USE and the like."""
+    try:
+        for vbd in vbds:
+            device_rules.assert_attachable(ctx.db, vbd)
+            ctx.db.put(vbd, current_operations={ctx.task_ref: "attach"})
+    except Failure:
+        _release(ctx, vbds)
+        raise
+
+
+def _release(ctx: Context, vbds: list[Row]) -> None:
+    for vbd in vbds:
+        if vbd["current_operations"]:
+            ctx.db.put(vbd, current_operations={})
 
 
 def begin_domain(ctx: Context, vm: Row, host: Row, *, paused: bool) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from simulator.core.database import Row
+from simulator.core.database import Database, Row
 from simulator.core.failures import Failure
 
 if TYPE_CHECKING:
@@ -62,20 +62,28 @@ class Operations:
                     self._freed.notify_all()
 
     def _begin(self, ctx: Context, row: Row, mark: tuple[str, str], check: Check) -> None:
-        deadline = self._pool.clock.now() + LONGEST_WAIT_S
+        with self.acquired(ctx, row, check) as db:
+            db.put(row, current_operations=row["current_operations"] | {mark[0]: mark[1]})
+            if ctx.task is not None:
+                db.put(ctx.task, allowed_operations=["cancel"])
+
+    @contextlib.contextmanager
+    def acquired(self, ctx: Context, row: Row, check: Check, limit_s: float = LONGEST_WAIT_S) -> Iterator[Database]:
+        """Run the block with the database locked at a moment when `check` passes; wait for that while others work.
+
+        Raises what `check` raises, the busy failure only after `limit_s`; TOO_MANY_PENDING_TASKS; TASK_CANCELLED.
+        """
+        deadline = self._pool.clock.now() + limit_s
         while True:
             with ctx.db as db:
                 db.row(row.cls, row.ref)
                 try:
                     check()
                 except Failure as failure:
-                    is_busy = failure.code == "OTHER_OPERATION_IN_PROGRESS"
-                    if not is_busy or self._pool.clock.now() > deadline:
+                    if failure.code != "OTHER_OPERATION_IN_PROGRESS" or self._pool.clock.now() > deadline:
                         raise
                 else:
-                    db.put(row, current_operations=row["current_operations"] | {mark[0]: mark[1]})
-                    if ctx.task is not None:
-                        db.put(ctx.task, allowed_operations=["cancel"])
+                    yield db
                     return
             self._pause(ctx)
 

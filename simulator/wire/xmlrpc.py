@@ -118,6 +118,15 @@ def _refuse_doctype(*_args: object) -> None:
     raise MalformedRequest("DTD")
 
 
+def _parser_error(body: bytes, error: expat.ExpatError) -> str:
+    """Return the error in the words of XAPI's parser; a document that ends early fails at its end (transcript 182)."""
+    reason = expat.errors.messages.get(error.code, "syntax error")
+    if reason in (expat.errors.XML_ERROR_UNCLOSED_TOKEN, expat.errors.XML_ERROR_NO_ELEMENTS):
+        line, column = body.count(b"\n") + 1, len(body) - body.rfind(b"\n")
+        return f'Xmlm.Error({line}:{column}, "unexpected end of input")'
+    return f'Xmlm.Error({error.lineno}:{error.offset + 1}, "{reason}")'
+
+
 def parse_call(body: bytes) -> tuple[str, list[Any]]:
     """Return method and parameters of a call. Raises MalformedRequest."""
     reader = _Reader()
@@ -130,8 +139,7 @@ def parse_call(body: bytes) -> tuple[str, list[Any]]:
     try:
         parser.Parse(body, True)
     except expat.ExpatError as error:
-        reason = expat.errors.messages.get(error.code, "syntax error")
-        raise MalformedRequest(f'Xmlm.Error({error.lineno}:{error.offset + 1}, "{reason}")') from None
+        raise MalformedRequest(_parser_error(body, error)) from None
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise MalformedRequest(f"{type(error).__name__}") from None
     if not reader.method:
