@@ -1,32 +1,51 @@
-"""Operations without a pool: their effects are counters in a Redis that no fault touches. A module for `celery -I`."""
+"""Operations without a pool: their effects are counted in a Redis that no fault touches. A module for `celery -I`."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import redis
 
-from worker.errors import PermanentError, PoolUnreachable
+from worker.errors import PermanentError, PoolUnreachable, XenAPIFailure
 from worker.operations.definition import operation, step
 from worker.operations.op import Op
 from worker.operations.request import Request, Secret
 from worker.operations.wait import Redo, Until, Wait
 
+#: KEYS: effects, made. ARGV: operation and step, step, who. Whoever is first has taken effect.
+_MAKE = """
+if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[3]) == 0 then return 0 end
+return redis.call('HINCRBY', KEYS[2], ARGV[2], 1)
+"""
+
 
 class ToyRequest(Request):
-    """What the toys are told to do."""
+    """What the toys are told to do. A `_at` names a step: first, second, third or fourth."""
 
     key: str = "toy"
     vm: str | None = None
-    on_conflict: str = "wait"
+    on_conflict: Literal["wait", "fail"] = "wait"
     fail_at: str = ""
+    xapi_error: str = ""
+    """The step that fails does so with this XAPI code."""
     transient_failures: int = 0
+    """Failures of `second` that are worth another try; -1: for ever."""
+    kill_at: str = ""
+    kills: int = 0
+    """How often the process kills itself in the step `kill_at`."""
+    freeze_at: str = ""
+    """In this step the process stands still until the test lets it go on: `Toys.thaw`."""
     sleep_s: float = 0.0
     wait_s: float = 0.0
-    redo: bool = False
-    undo_fails: bool = False
+    wait_deadline_s: float = 60.0
+    redos: int = 0
+    undo_fails: str = ""
+    """The undo that fails until `repair` was called: first or second."""
+    undo_transient_failures: int = 0
     password: Secret | None = None
 
 
@@ -40,26 +59,38 @@ def _effect(op: Op, name: str) -> None:
     request = op.request(ToyRequest)
     with ledger() as store:
         store.hincrby(f"calls:{request.key}", name, 1)
+        if request.freeze_at == name and store.incr(f"frozen:{request.key}") == 1:
+            store.blpop([f"thaw:{request.key}"], 60)
         op.guard()
-        if store.hsetnx(f"effects:{request.key}", f"{op.id}:{name}", time.time()):
-            store.hincrby(f"made:{request.key}", name, 1)
+        store.eval(_MAKE, 2, f"effects:{request.key}", f"made:{request.key}", f"{op.id}:{name}", name, str(os.getpid()))
+        if request.kill_at == name and store.incr(f"kills:{request.key}") <= request.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
     if request.sleep_s:
-        deadline = time.monotonic() + request.sleep_s
-        while time.monotonic() < deadline:
-            time.sleep(0.02)
-            op.check()
-            op.progress(1 - (deadline - time.monotonic()) / request.sleep_s)
+        _work(op, request.sleep_s)
     if request.fail_at == name:
+        if request.xapi_error:
+            raise XenAPIFailure([request.xapi_error, "a parameter"], call="Toy.fail")
         raise PermanentError(f"{name} was told to fail")
+
+
+def _work(op: Op, duration_s: float) -> None:
+    begun_s = time.monotonic()
+    while (elapsed_s := time.monotonic() - begun_s) < duration_s:
+        time.sleep(0.02)
+        op.check()
+        op.progress(elapsed_s / duration_s)
 
 
 def _undo(op: Op, name: str) -> None:
     request = op.request(ToyRequest)
     with ledger() as store:
-        if request.undo_fails and store.incr(f"undo-fails:{op.id}") < 100 and not store.exists(f"repaired:{op.id}"):
-            raise PermanentError("the undo was told to fail")
-        store.hdel(f"effects:{request.key}", f"{op.id}:{name}")
-        store.rpush(f"undone:{request.key}", name)
+        store.hincrby(f"calls:{request.key}", f"undo_{name}", 1)
+        if request.undo_fails == name and not store.exists(f"repaired:{request.key}"):
+            raise PermanentError(f"the undo of {name} was told to fail")
+        if store.incr(f"undo-failures:{request.key}") <= request.undo_transient_failures:
+            raise PoolUnreachable("the undo is to be tried again")
+        if store.hdel(f"effects:{request.key}", f"{op.id}:{name}"):
+            store.rpush(f"undone:{request.key}", name)
 
 
 def undo_first(op: Op) -> None:
@@ -85,25 +116,27 @@ def undo_second(op: Op) -> None:
 def second(op: Op) -> None:
     """Take effect after failing, or waiting, as often as told."""
     request = op.request(ToyRequest)
-    if op.record.failures < request.transient_failures:
-        raise PoolUnreachable(f"failure {op.record.failures + 1} of {request.transient_failures}")
+    failures = op.record.failures
+    if request.transient_failures < 0 or failures < request.transient_failures:
+        raise PoolUnreachable(f"failure {failures + 1}")
     if request.wait_s and op.waited_s < request.wait_s:
-        raise Wait("time to pass", check_every_s=request.wait_s, deadline_s=60)
+        raise Wait("time to pass", check_every_s=request.wait_s, deadline_s=request.wait_deadline_s)
     _effect(op, "second")
 
 
 @step
 def third(op: Op) -> None:
-    """Take effect; go back to `second` once when told to."""
-    if op.request(ToyRequest).redo and not op.data.get("redone"):
-        op.remember(redone=True)
+    """Take effect; go back to `second` as often as told."""
+    request = op.request(ToyRequest)
+    if op.data.get("redone", 0) < request.redos:
+        op.remember(redone=op.data.get("redone", 0) + 1)
         raise Redo("second", "the work of second has vanished")
     _effect(op, "third")
 
 
 @step
 def fourth(op: Op) -> None:
-    """Take effect and say the result."""
+    """Take effect and say the result. The operation cannot be undone any more."""
     _effect(op, "fourth")
     secret = op.secret("password")
     op.set_result(key=op.request(ToyRequest).key, secret_length=len(secret()) if secret else 0)
@@ -118,6 +151,7 @@ class WatchRequest(Request):
     ref: str = "OpaqueRef:none"
     cls: str = "task"
     check_every_s: float = 600.0
+    look_s: float = 0.0
 
 
 @step
@@ -126,30 +160,25 @@ def watched(op: Op) -> None:
     request = op.request(WatchRequest)
     if not op.data.get("seen"):
         op.remember(seen=True)
+        time.sleep(request.look_s)
         raise Wait(
             "a change in the pool",
             until=[Until(request.cls, request.ref, "status", ["pending"])],
             check_every_s=request.check_every_s,
             deadline_s=3600,
         )
+    op.set_result(woken_at=time.time())
 
 
 watch = operation("watch_toy", WatchRequest, watched)
 
 
-def noop(op: Op) -> None:
-    """Nothing."""
+def _noop(number: int) -> Callable[..., Any]:
+    def body(op: Op) -> None:
+        """Do nothing."""
+
+    body.__name__ = f"noop_{number}"
+    return step(body)
 
 
-def _noops() -> list[Any]:
-    def named(name: str) -> Any:
-        def body(op: Op) -> None:
-            """Do nothing."""
-
-        body.__name__ = name
-        return step(body)
-
-    return [named(f"noop_{number}") for number in range(4)]
-
-
-noops = operation("noops", Request, *_noops())
+noops = operation("noops", Request, *(_noop(number) for number in range(4)))

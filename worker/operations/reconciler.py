@@ -24,9 +24,6 @@ from worker.operations.watcher import send
 
 logger = get_task_logger(__name__)
 
-#: An ended operation may still be announced by the worker that ended it for this long.
-_ANNOUNCE_AFTER_S = 10.0
-
 
 def reconcile(runtime: Runtime) -> int:
     """Send suspected operations on, close rows left open; return how many operations were sent."""
@@ -99,10 +96,11 @@ def _redrive(runtime: Runtime, record: Record) -> None:
 
 
 def _announce(runtime: Runtime) -> None:
+    """Close rows; those of operations that have just ended are still the business of the worker that ended them."""
     journal = runtime.journal
     ids = journal.unannounced()
     for operation_id, record in zip(ids, journal.get_all(ids), strict=True):
         if record is None:
             journal.forget(operation_id)
-        elif outcome.seconds_since(record.updated_at, journal) > _ANNOUNCE_AFTER_S:
+        elif outcome.seconds_since(record.updated_at, journal) > runtime.settings.submit_grace_s:
             outcome.announce(runtime, record)
