@@ -47,10 +47,10 @@ class Deployment:
         self._processes.append(process)
         return process
 
-    def worker(self, name: str = "worker", *, pool: str = "prefork", concurrency: int = 2) -> ManagedProcess:
+    def worker(
+        self, name: str = "worker", *, pool: str = "prefork", concurrency: int = 2, wait: bool = True
+    ) -> ManagedProcess:
         """Start a worker and wait until it consumes."""
-        log = self.folder / f"{name}.log"
-        seen = log.stat().st_size if log.exists() else 0
         modules = ["-I", self._modules] if self._modules else []
         options = [
             "--pool",
@@ -62,9 +62,18 @@ class Deployment:
             "--hostname",
             f"{name}@test",
         ]
+        log = self.folder / f"{name}.log"
+        seen = log.stat().st_size if log.exists() else 0
         process = self.celery(name, "worker", *modules, *options, "--without-gossip", "--without-mingle")
-        process.wait_until(lambda: b"ready." in log.read_bytes()[seen:], 30)
+        if wait:
+            process.wait_until(lambda: b"ready." in log.read_bytes()[seen:], 30)
         return process
+
+    def start_again(self, process: ManagedProcess) -> None:
+        """Start a worker that was killed, and wait until it consumes."""
+        seen = process.log_file.stat().st_size
+        process.start()
+        process.wait_until(lambda: b"ready." in process.log_file.read_bytes()[seen:], 30)
 
     def beat(self) -> ManagedProcess:
         """Start beat."""
