@@ -131,11 +131,11 @@ class Collector:
         if parent is None:
             raise AssertionError("only a node with a parent is picked for a merge")
         into = parent.link.file
+        _grow(into, max(file.virtual_size, into.virtual_size))
         for block in _blocks(file):
             self._merge_block(file, into, block)
         with tree.lock:
             children = sorted(disk.children, key=lambda child: child.uuid)
-            _grow(into, max(file.virtual_size, into.virtual_size))
             nodes = {"node": disk.uuid, "into": parent.uuid}
             tree.journal.write("inner", nodes, [child.uuid for child in children])
             name = tree.paths.vhd(parent.uuid).name

@@ -166,9 +166,7 @@ def _is_between(found: bytes, before: bytes, after: bytes) -> bool:
 
 def _visible(repo: VhdRepository) -> dict[str, bytes]:
     return {
-        uuid: repo.read(uuid, 0, min(node.virtual_size, HEAD))
-        for uuid, node in repo.nodes().items()
-        if not node.hidden
+        uuid: repo.read(uuid, 0, min(node.virtual_size, HEAD)) for uuid, node in repo.nodes().items() if not node.hidden
     }
 
 

@@ -25,7 +25,7 @@ def pattern(seed: int, length: int) -> bytes:
 
 def collect_all(repo: VhdRepository) -> list[str]:
     """Run the collector dry; the kinds of what it did."""
-    kinds = []
+    kinds: list[str] = []
     while (done := repo.collect_once()) is not None:
         kinds.append(done.kind)
     return kinds

@@ -32,7 +32,7 @@ def test_geometry_is_the_one_other_writers_compute(size: int, expected: tuple[in
 def test_geometry_never_exceeds_the_disk() -> None:
     chosen = random.Random(1)
     for _ in range(2000):
-        sectors = chosen.randrange(1, 2**chosen.randrange(1, 33))
+        sectors = chosen.randrange(1, 2 ** chosen.randrange(1, 33))
         cylinders, heads, per_track = vhd.geometry(sectors)
         assert cylinders * heads * per_track <= sectors
         assert cylinders <= 65535
@@ -98,7 +98,8 @@ def test_metadata_takes_what_a_real_pool_shows() -> None:
 def test_mask_and_runs_agree_with_one_bit_at_a_time() -> None:
     chosen = random.Random(2)
     for _ in range(50):
-        spans, at = [], 0
+        spans: list[tuple[int, int]] = []
+        at = 0
         while at < 4096 and len(spans) < 40:
             start = at + chosen.randrange(1, 60)
             count = chosen.randrange(1, 200)

@@ -32,6 +32,10 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def _until_writes(guest: GuestWriter, count: int) -> None:
+    _until(lambda: guest.writes > count)
+
+
 def _after(guest: GuestWriter, count: int, size: int) -> bytes:
     """What the disk holds after that many writes."""
     content = bytearray(size)
@@ -70,14 +74,14 @@ def test_a_snapshot_taken_in_a_pause_is_one_instant(repo: VhdRepository) -> None
     guest.start()
     try:
         for turn in range(5):
-            _until(lambda: guest.writes > (turn + 1) * 30)
+            _until_writes(guest, (turn + 1) * 30)
             guest.pause()
             counted = guest.writes
             repo.snapshot("disk", f"snap{turn}", f"base{turn}")
             time.sleep(0.01)
             assert guest.writes == counted
             guest.resume()
-            _until(lambda: guest.writes > counted + 3)
+            _until_writes(guest, counted + 3)
             assert repo.read(f"snap{turn}", 0, 64 * 4096) == _after(guest, counted, 64 * 4096)
     finally:
         guest.stop()

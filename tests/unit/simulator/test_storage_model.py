@@ -21,7 +21,7 @@ SIZE = 4 * MIB + 1536
 
 
 class StorageMachine(RuleBasedStateMachine):
-    """Disks are made, written, snapshotted, cloned, exported, imported, grown, deleted, collected; the folder reopened."""
+    """Disks are made, written, snapshotted, exported, imported, grown, deleted, collected; the folder is reopened."""
 
     disks: Bundle[str] = Bundle("disks")
 
@@ -39,10 +39,13 @@ class StorageMachine(RuleBasedStateMachine):
 
     @initialize(target=disks)
     def begin_with_a_disk(self) -> str:
-        return self.create()
+        return self._new_disk()
 
     @rule(target=disks)
     def create(self) -> str:
+        return self._new_disk()
+
+    def _new_disk(self) -> str:
         uuid = self._name()
         self.repo.create(uuid, SIZE)
         self.model[uuid] = bytearray(SIZE)
@@ -56,7 +59,7 @@ class StorageMachine(RuleBasedStateMachine):
         zeros=st.booleans(),
         sectors=st.booleans(),
     )
-    def write(self, uuid: str, at: float, length: int, seed: int, *, zeros: bool, sectors: bool) -> None:  # noqa: PLR0913 - hypothesis gives each on its own
+    def write(self, uuid: str, at: float, length: int, seed: int, *, zeros: bool, sectors: bool) -> None:
         model = self.model[uuid]
         length = min(length, len(model))
         offset = int(at * (len(model) - length))
@@ -158,8 +161,8 @@ class StorageMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         while self.repo.collect_once() is not None:
             pass
-        for uuid, expected in self.model.items():
-            assert chain_content(self.folder, uuid) == expected
+        for uuid, content in self.model.items():
+            assert chain_content(self.folder, uuid) == content
         for stream, expected in self.streams:
             assert b"".join(stream) == expected
         self.repo.close()

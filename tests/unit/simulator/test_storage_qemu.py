@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from simulator.storage import VhdRepository
-from tests.unit.simulator.storage_support import BLOCK, MIB, collect_all, exported, needs_qemu_img, pattern, qemu_raw, raw
+from tests.unit.simulator.storage_support import (
+    BLOCK,
+    MIB,
+    collect_all,
+    exported,
+    needs_qemu_img,
+    pattern,
+    qemu_raw,
+    raw,
+)
 
 pytestmark = needs_qemu_img
 
@@ -55,7 +64,7 @@ def test_exports_of_chains_are_read_identical(repo: VhdRepository, tmp_path: Pat
     for uuid in ("disk", "snap0", "base1"):
         path = tmp_path / f"{uuid}.vhd"
         path.write_bytes(exported(repo, uuid))
-        # The creator of an export makes qemu-img compute the size from the geometry unless told otherwise (images.md 8.6).
+        # An export's creator makes qemu-img take the size from the geometry unless told otherwise (images.md 8.6).
         assert qemu_raw(path, force_size=True) == raw(repo, uuid)
         repo.create(f"again-{uuid}", size)
         repo.import_vhd(f"again-{uuid}", io.BytesIO(path.read_bytes()), path.stat().st_size)

@@ -69,7 +69,9 @@ def test_vhd_export_has_the_layout_of_xapi(repo: VhdRepository) -> None:
     assert (found.kind, found.size, found.table_offset, found.creator) == (3, 9 * MIB, 2048, b"caml")
     assert data[1536:2048] == bytes(512)
     used = [entry for entry in found.table if entry != 0xFFFFFFFF]
-    assert used == [2560 // 512 + index * 4097 for index in range(len(used))], "ascending, no gaps, first at the table's end"
+    assert used == [2560 // 512 + index * 4097 for index in range(len(used))], (
+        "ascending, no gaps, first at the table's end"
+    )
     assert found.table[3] == 0xFFFFFFFF
     for entry in used:
         assert data[entry * 512 : entry * 512 + 512] == b"\xff" * 512
@@ -218,9 +220,7 @@ def _sealed(data: bytes, **changes: int) -> bytes:
         (lambda data: data[:2048] + bytes(4) + data[2052:], "overlap"),
     ],
 )
-def test_broken_vhd_streams_fail_the_import(
-    repo: VhdRepository, breaking: Callable[[bytes], bytes], text: str
-) -> None:
+def test_broken_vhd_streams_fail_the_import(repo: VhdRepository, breaking: Callable[[bytes], bytes], text: str) -> None:
     repo.create("disk", 8 * MIB)
     repo.write("disk", 0, pattern(1, 5 * MIB))
     data = exported(repo, "disk")
@@ -280,7 +280,7 @@ def test_import_into_a_full_repository_is_44(tmp_path: Path) -> None:
 
 
 def test_export_of_a_snapshot_does_not_change_while_everything_around_it_does(repo: VhdRepository) -> None:
-    """The guest writes, the chain is coalesced, the snapshot itself is deleted: the stream stays that of its instant."""
+    """The guest writes, the chain is coalesced, the snapshot is deleted: the stream stays that of its instant."""
     repo.create("disk", 12 * MIB)
     model = bytearray(12 * MIB)
     for level in range(3):
@@ -342,7 +342,7 @@ def test_export_and_import_of_a_large_disk_take_little_memory(repo: VhdRepositor
     try:
         repo.import_raw("disk", Endless(), None)
         for fmt in ("raw", "vhd"):
-            with repo.export("disk", fmt) as stream:  # type: ignore[arg-type]  # both are formats
+            with repo.export("disk", fmt) as stream:
                 for _ in stream:
                     pass
         _, peak = tracemalloc.get_traced_memory()

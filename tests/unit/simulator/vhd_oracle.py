@@ -1,4 +1,4 @@
-"""A second reader of VHD files, written from the format's description alone: slow, simple, shares no code with the first."""
+"""A second reader of VHD files: slow, simple, from the format's description alone, sharing no code with the first."""
 
 from __future__ import annotations
 
