@@ -96,7 +96,7 @@ class Exchange(xmlrpc.client.Transport):
             connection.close()
             raise self._refusal(response)
         parser, unmarshaller = self.getparser()
-        while True:
+        while not response.isclosed() and response.length != 0:
             sock.settimeout(max(0.001, deadline_s - time.monotonic()))
             chunk = response.read1(_CHUNK_BYTES)
             if not chunk:
@@ -104,7 +104,7 @@ class Exchange(xmlrpc.client.Transport):
             parser.feed(chunk)
         if response.length:
             raise IncompleteRead(b"", response.length)
-        response.close()  # `read1` leaves an answer open that ended with its last counted byte
+        response.close()  # not every Python does so by itself after the last byte
         parser.close()
         return unmarshaller.close()
 

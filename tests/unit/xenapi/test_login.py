@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -131,12 +132,25 @@ def test_a_user_without_a_role_is_told_so(host: StubHost, pool: SessionPool) -> 
 
 
 def test_threads_that_waited_for_a_failing_login_do_not_repeat_it(host: StubHost, pool: SessionPool) -> None:
-    refusal = failure("SESSION_AUTHENTICATION_FAILED", "root", "bad").data
-    host.answers["session.login_with_password"] = Reply(refusal, after_s=0.3)
+    all_wait = threading.Event()
+    begun = threading.Barrier(9)
+
+    def refuse(_: object) -> Reply:
+        all_wait.wait(5)
+        return failure("SESSION_AUTHENTICATION_FAILED", "root", "bad")
+
+    def read(_: int) -> None:
+        begun.wait()
+        with pytest.raises(PoolAuthenticationFailed):
+            pool.session().call(READ, "x")
+
+    host.answers["session.login_with_password"] = refuse
     with ThreadPoolExecutor(8) as threads:
-        results = [threads.submit(pool.session().call, READ, "x") for _ in range(8)]
-        errors = [type(result.exception()) for result in results]
-    assert errors == [PoolAuthenticationFailed] * 8
+        done = threads.map(read, range(8))
+        begun.wait()
+        time.sleep(0.3)
+        all_wait.set()
+        list(done)
     assert host.logins == 1
 
 
