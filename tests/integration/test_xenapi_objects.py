@@ -149,7 +149,7 @@ def test_a_task_of_our_own_is_pending_until_it_is_finished(session: Session) -> 
     task_ref = xapi_task.create(session, label, "for a test")
     begun_s = time.monotonic()
     assert xapi_task.wait(session, task_ref, 0.3).status == "pending"
-    assert time.monotonic() - begun_s < 3
+    assert time.monotonic() - begun_s < 5
     assert xapi_task.named(session, label) == [task_ref]
     xapi_task.cancel(session, task_ref)  # XAPI says yes and does nothing
     assert xapi_task.look(session, task_ref).status == "pending"
@@ -174,7 +174,7 @@ def test_waiting_sees_the_end_at_once_not_at_the_next_look(session: Session, sim
     task_ref = session.call_async("VDI.destroy", vdi_ref)
     begun_s = time.monotonic()
     assert xapi_task.wait(session, task_ref, 10).status == "success"
-    assert time.monotonic() - begun_s < 2
+    assert time.monotonic() - begun_s < 4
 
 
 def test_a_restart_makes_a_task_vanish(simulator: SimulatorProcess, session: Session) -> None:

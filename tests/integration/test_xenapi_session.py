@@ -102,7 +102,7 @@ def test_a_read_outlasts_a_restart_that_takes_seconds(simulator: SimulatorProces
 
 def test_a_changing_call_to_a_pool_that_is_down_was_not_sent(simulator: SimulatorProcess, session: Session) -> None:
     session.call("pool.get_all")
-    simulator.control("POST", "xapi", {"action": "restart", "downtime_s": 0.4})
+    simulator.control("POST", "xapi", {"action": "restart", "downtime_s": 1.0})
     with pytest.raises(PoolUnreachable, match="refuses connections"):
         session.call("task.create", "label", "")
     simulator.wait_until_listening()

@@ -178,11 +178,11 @@ def test_a_restart_after_the_last_byte_is_accepted_from_who_verified(
 
 
 def test_giving_up_in_mid_stream_leaves_nothing(simulator: SimulatorProcess, session: Session, disk: str) -> None:
-    simulator.control("POST", "storage", {"bytes_per_s": 4 * MIB})
+    simulator.control("POST", "storage", {"bytes_per_s": MIB})
     begun_s = time.monotonic()
     with transfer.export_vdi(session, disk, "vhd") as export:
         export.readinto(bytearray(1000))
-    assert time.monotonic() - begun_s < 1.5
+    assert time.monotonic() - begun_s < 5
     simulator.control("POST", "storage", {"bytes_per_s": None})
     assert nothing_is_left(simulator)
 

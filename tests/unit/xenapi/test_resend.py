@@ -66,7 +66,7 @@ def test_an_answer_that_drips_does_not_outlast_the_time_for_a_call(host: StubHos
     begun_s = time.monotonic()
     with pool_of(host.url, call_timeout_s=0.4) as pool, pytest.raises(UnknownResult, match="timed out"):
         pool.session().call(CLONE, "OpaqueRef:vm", "copy")
-    assert time.monotonic() - begun_s < 1.5
+    assert time.monotonic() - begun_s < 3
     host.drop_connections()
 
 
@@ -95,7 +95,7 @@ def test_a_read_gives_up_in_the_end(host: StubHost) -> None:
         begun_s = time.monotonic()
         with pytest.raises(PoolUnreachable, match=r"'lab' does not answer VM\.get_record"):
             pool.session().call(READ, "OpaqueRef:vm")
-    assert time.monotonic() - begun_s < 2.0
+    assert time.monotonic() - begun_s < 5
     assert host.counted[READ] >= 2
 
 
@@ -187,17 +187,25 @@ def test_the_guard_is_asked_again_before_a_repetition_after_a_new_login(host: St
 
 
 def test_the_guard_is_asked_after_the_wait_for_a_connection(host: StubHost) -> None:
-    host.answers["VM.start"] = Reply(success().data, after_s=0.4)
+    has_arrived, may_go = threading.Event(), threading.Event()
+
+    def start(_: Call) -> Reply:
+        has_arrived.set()
+        may_go.wait(5)
+        return success()
+
+    host.answers["VM.start"] = start
     asked_s: list[float] = []
     with pool_of(host.url, max_connections=1) as pool:
         pool.session_ref()
         slow = threading.Thread(target=pool.session().call, args=("VM.start", "x"))
         slow.start()
-        time.sleep(0.1)
+        has_arrived.wait(5)
+        threading.Timer(0.2, may_go.set).start()
         begun_s = time.monotonic()
         pool.session(lambda: asked_s.append(time.monotonic())).call(CLONE, "x", "y")
         slow.join()
-    assert asked_s[0] - begun_s > 0.2
+    assert asked_s[0] - begun_s > 0.1
 
 
 def cut_at(cut: int, how: str) -> Reply:

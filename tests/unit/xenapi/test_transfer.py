@@ -260,7 +260,7 @@ def test_a_stall_ends_the_export(host: Pool, session: Session, parts: tuple[Any,
         pytest.raises(TruncatedStream, match="timed out"),
     ):
         read_all(export)
-    assert limit_s <= time.monotonic() - begun_s < limit_s + 1
+    assert limit_s <= time.monotonic() - begun_s < 2.8
 
 
 @pytest.mark.usefixtures("quick_ticks")
@@ -275,7 +275,7 @@ def test_a_stall_can_be_cancelled(host: Pool) -> None:
         begun_s = time.monotonic()
         with pytest.raises(Cancelled):
             read_all(export)
-        assert time.monotonic() - begun_s < 2
+        assert time.monotonic() - begun_s < 2.8
 
 
 def test_closing_in_mid_stream_is_immediate_and_removes_the_task(host: Pool, session: Session) -> None:
@@ -293,8 +293,8 @@ def test_closing_in_mid_stream_is_immediate_and_removes_the_task(host: Pool, ses
     begun_s = time.monotonic()
     with transfer.export_vdi(session, "OpaqueRef:vdi", "vhd") as export:
         export.readinto(bytearray(1000))
-    assert time.monotonic() - begun_s < 1
-    assert seen.wait(2)
+    assert time.monotonic() - begun_s < 5
+    assert seen.wait(5)
     assert host.counted["task.destroy"] == 1
 
 
