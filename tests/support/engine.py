@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -71,6 +72,7 @@ class Toys:
         app.conf.update(result_extended=False, broker_connection_retry_on_startup=True)
         return app
 
+    @cached_property
     def runtime(self) -> Runtime:
         """Return a runtime in this process, for what is called without a worker."""
         return Runtime(self.client.app, self.settings, self.journal)

@@ -121,6 +121,9 @@ def second(op: Op) -> None:
         raise PoolUnreachable(f"failure {failures + 1}")
     if request.wait_s and op.waited_s < request.wait_s:
         raise Wait("time to pass", check_every_s=request.wait_s, deadline_s=request.wait_deadline_s)
+    secret = op.secret("password")
+    if secret is not None:
+        op.remember(secret_length=len(secret()))
     _effect(op, "second")
 
 
@@ -138,11 +141,23 @@ def third(op: Op) -> None:
 def fourth(op: Op) -> None:
     """Take effect and say the result. The operation cannot be undone any more."""
     _effect(op, "fourth")
-    secret = op.secret("password")
-    op.set_result(key=op.request(ToyRequest).key, secret_length=len(secret()) if secret else 0)
+    op.set_result(key=op.request(ToyRequest).key, secret_length=op.data.get("secret_length", 0))
 
 
 toy = operation("toy", ToyRequest, first, second, third, fourth, point_of_no_return=third)
+
+
+@step
+def careless_step(op: Op) -> None:
+    """Stand still once, and look at no clock afterwards."""
+    key = op.request(ToyRequest).key
+    with ledger() as store:
+        if store.incr(f"frozen:{key}") == 1:
+            store.blpop([f"thaw:{key}"], 60)
+        store.hincrby(f"calls:{key}", "ended", 1)
+
+
+careless = operation("careless", ToyRequest, careless_step)
 
 
 class WatchRequest(Request):

@@ -48,39 +48,29 @@ class Deployment:
         return process
 
     def worker(
-        self, name: str = "worker", *, pool: str = "prefork", concurrency: int = 2, wait: bool = True
+        self,
+        name: str = "worker",
+        *,
+        pool: str = "prefork",
+        concurrency: int = 2,
+        loglevel: str = "INFO",
+        wait: bool = True,
     ) -> ManagedProcess:
         """Start a worker and wait until it consumes."""
-        modules = ["-I", self._modules] if self._modules else []
-        options = [
-            "--pool",
-            pool,
-            "--concurrency",
-            str(concurrency),
-            "--loglevel",
-            "INFO",
-            "--hostname",
-            f"{name}@test",
-        ]
         log = self.folder / f"{name}.log"
         seen = log.stat().st_size if log.exists() else 0
-        process = self.celery(name, "worker", *modules, *options, "--without-gossip", "--without-mingle")
+        modules = ["-I", self._modules] if self._modules else []
+        options = ["--pool", pool, "--concurrency", str(concurrency), "--loglevel", loglevel]
+        process = self.celery(
+            name, "worker", *modules, *options, "--hostname", f"{name}@test", "--without-gossip", "--without-mingle"
+        )
         if wait:
             process.wait_until(lambda: b"ready." in log.read_bytes()[seen:], 30)
         return process
 
-    def start_again(self, process: ManagedProcess) -> None:
-        """Start a worker that was killed, and wait until it consumes."""
-        seen = process.log_file.stat().st_size
-        process.start()
-        process.wait_until(lambda: b"ready." in process.log_file.read_bytes()[seen:], 30)
-
-    def beat(self) -> ManagedProcess:
+    def beat(self, name: str = "beat") -> ManagedProcess:
         """Start beat."""
-        modules: list[str] = []
-        return self.celery(
-            "beat", "beat", "--schedule", str(self.folder / "beat.db"), "--loglevel", "WARNING", *modules
-        )
+        return self.celery(name, "beat", "--schedule", str(self.folder / f"{name}.db"), "--loglevel", "WARNING")
 
     def client(self) -> VMOps:
         """Return a client of this deployment."""

@@ -17,13 +17,27 @@ from worker.operations.catalogue import Definition
 from worker.operations.journal import Link as Position
 from worker.operations.link import StepFailed, carry_out
 from worker.operations.record import Direction, Record
-from worker.operations.request import check
+from worker.operations.request import check, secret_fields
 from worker.operations.runtime import Runtime, current
 from worker.retry import Backoff
 
 
 class EntryRequest(CeleryRequest):
-    """Keeps back the event that would end the operation's row in Flower when only its entry task has ended."""
+    """Keeps back the event that would end the operation's row in Flower when only its entry task has ended.
+
+    Hides secrets that a foreign client has sent in clear from events and logs.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        in_clear = [
+            name
+            for name in secret_fields(self.task.definition.request)
+            if isinstance(self.kwargs, dict) and name in self.kwargs
+        ]
+        if in_clear:
+            self._kwargsrepr = repr({**self.kwargs, **dict.fromkeys(in_clear, "***")})
+            self._request_dict["kwargsrepr"] = self._kwargsrepr
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
         """Send every event of the entry task but the one that says it succeeded."""

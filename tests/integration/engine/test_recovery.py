@@ -1,0 +1,118 @@
+"""Operations whose message, worker, broker or journal went away for a while."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.engine import Toys, toys, toys_of
+from tests.support.servers import RedisServer
+from tests.support.worker import eventually, kill_group
+from worker.operations.states import State
+
+pytestmark = pytest.mark.slow
+
+ONCE = {"first": 1, "second": 1, "third": 1, "fourth": 1}
+
+
+def test_a_lost_message_is_sent_again(own_toys: Toys, redis_server: RedisServer) -> None:
+    handles = [own_toys.submit() for _ in range(5)]
+    with redis_server.client(0) as broker:
+        assert broker.llen("vmops.control") == 5
+        broker.delete("vmops.control")
+    own_toys.deployment.worker()
+    own_toys.deployment.beat()
+    for handle in handles:
+        handle.wait(30)
+        assert own_toys.made(handle) == own_toys.calls(handle) == ONCE
+
+
+def test_a_broker_that_is_wiped_in_mid_flight_loses_nothing(own_toys: Toys, redis_server: RedisServer) -> None:
+    own_toys.deployment.worker(concurrency=3)
+    own_toys.deployment.beat()
+    handles = [own_toys.submit(sleep_s=0.05, wait_s=0.5 if number % 2 else 0.0) for number in range(12)]
+    for _ in range(2):
+        time.sleep(0.5)
+        with redis_server.client(0) as broker:
+            broker.flushdb()
+    for handle in handles:
+        handle.wait(50)
+        assert own_toys.made(handle) == ONCE
+    eventually(lambda: own_toys.leftovers() == {})
+
+
+def test_the_work_of_a_killed_worker_is_done_by_another(own_toys: Toys) -> None:
+    worker = own_toys.deployment.worker("killed")
+    own_toys.deployment.beat()
+    handle = own_toys.submit(freeze_at="second")
+    own_toys.await_frozen(handle)
+    kill_group(worker)
+    own_toys.deployment.worker("other")
+    handle.wait(30)
+    assert own_toys.made(handle) == ONCE
+    assert own_toys.calls(handle)["second"] == 2
+
+
+def test_what_is_submitted_while_the_broker_is_away_is_carried_out_when_it_is_back(
+    split_toys: tuple[Toys, RedisServer],
+) -> None:
+    found, broker = split_toys
+    found.deployment.worker()
+    found.deployment.beat()
+    broker.kill()
+    begun_s = time.monotonic()
+    handle = found.submit()
+    assert time.monotonic() - begun_s < 12, "the caller does not wait for the broker to come back"
+    assert handle.record().state is State.QUEUED
+    broker.start()
+    handle.wait(30)
+    assert found.made(handle) == ONCE
+
+
+def test_a_worker_that_is_started_before_its_servers_works_when_they_are_there(
+    own_toys: Toys, redis_server: RedisServer
+) -> None:
+    redis_server.kill()  # broker and journal
+    own_toys.deployment.worker(wait=False)
+    own_toys.deployment.beat()
+    eventually(lambda: "Cannot connect to" in own_toys.deployment.log(), 30)
+    redis_server.start()
+    handle = own_toys.submit()
+    handle.wait(30)
+    assert own_toys.made(handle) == ONCE
+    eventually(own_toys.journal.catalogue)
+
+
+def test_a_request_is_kept_by_the_broker_while_the_journal_is_away(
+    redis_server: RedisServer, shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    shared_redis.flush()
+    with toys(tmp_path, shared_redis.url(0), shared_redis.url(2), redis_server.url(1)) as found:
+        found.deployment.worker()
+        found.deployment.beat()
+        redis_server.kill()
+        stock = found.stock_client()
+        stock.send_task("vmops.toy", kwargs={}, queue="vmops.control", task_id="kept", ignore_result=True)
+        eventually(lambda: "Task vmops.toy[kept] retry" in found.deployment.log(), 40)
+        redis_server.start()
+        eventually(lambda: found.journal.get_all(["kept"])[0], 40)
+        handle = found.client.handle("kept")
+        handle.wait(40)
+        assert found.made(handle) == ONCE
+
+
+def test_a_long_queue_is_not_made_longer(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Operations wait longer than `submit_grace_s` for a free slot, but no message is lost."""
+    with toys_of(redis_server, tmp_path, submit_grace_s=1) as found:
+        found.deployment.worker(concurrency=1)
+        found.deployment.beat()
+        handles = [found.submit(sleep_s=0.12) for _ in range(8)]
+        for handle in handles:
+            handle.wait(50)
+            assert found.made(handle) == found.calls(handle) == ONCE
+        spans = [handle.record() for handle in handles]
+        assert max((one.ended_at or 0) - (one.created_at or 0) for one in spans) > 3 * 1000, "they did wait"
+        log = found.deployment.log()
+        assert log.count("dropped: stale") + log.count("dropped: busy") <= 3
