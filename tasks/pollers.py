@@ -1,6 +1,7 @@
 """pollers: what beat runs. Each tick is safe to miss, to double and to be cut off.
 
-`poll_waiting_operations` is the watcher (one for each pool), `poll_stalled_operations` the reconciler.
+`poll_waiting_operations` is the watcher (one for each pool), `poll_stalled_operations` the reconciler. They send no task
+events: a tick a second would hide the operations in Flower.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from worker.xenapi import event
 logger = get_task_logger(__name__)
 
 
-@shared_task(name="vmops.poll_waiting_operations")
+@shared_task(name="vmops.poll_waiting_operations", send_events=False)
 def poll_waiting_operations(pool: str | None = None) -> None:
     """Wake the waiting operations of a pool (default: of every pool) whose time or condition has come."""
     runtime = current()
@@ -31,7 +32,7 @@ def poll_waiting_operations(pool: str | None = None) -> None:
             logger.warning("pool %s was not looked at: %s", name, error)
 
 
-@shared_task(name="vmops.poll_stalled_operations")
+@shared_task(name="vmops.poll_stalled_operations", send_events=False)
 def poll_stalled_operations() -> None:
     """Send on every operation that stopped moving."""
     sent = reconcile(current())

@@ -57,7 +57,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_soft_shutdown_timeout": 10.0,
         "worker_send_task_events": True,
-        "task_send_sent_event": True,
+        # Flower would show each tick of the pollers as a task that is pending for ever (tasks.pollers).
+        "task_send_sent_event": False,
         "worker_hijack_root_logger": True,
         "task_default_queue": "vmops.control",
         "task_create_missing_queues": False,
