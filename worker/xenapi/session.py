@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 import weakref
+import xmlrpc.client
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -237,7 +238,10 @@ class SessionPool:
         terms = Terms(address, request.timeout_s, partial(self._depart, request), headers)
         # Called as a plain proxy method: `.xenapi` would log in again and repeat the call on its own (xapi.md 2.7).
         proxy = XenAPI.Session(address.url, transport=Exchange(self.name, self._connections, terms))
-        answer = getattr(proxy, request.method)(*request.params)
+        try:
+            answer = getattr(proxy, request.method)(*request.params)
+        except xmlrpc.client.Fault as fault:  # not XAPI's way to refuse, but perhaps that of something before it
+            raise XenAPI.Failure(["INTERNAL_ERROR", fault.faultString]) from None
         if not isinstance(answer, dict) or "Status" not in answer:
             raise PermanentError(f"Pool {self.name!r}: what answers at {address} is not a XAPI. Check url.")
         if answer["Status"] != "Success":

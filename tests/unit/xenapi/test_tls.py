@@ -6,6 +6,7 @@ import hashlib
 import socket
 import ssl
 import threading
+import xmlrpc.client
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import trustme
 
 from tests.unit.xenapi.stub import Reply, StubHost, http_answer, pool_of, server_context, settings_for
-from worker.errors import CertificateMismatch, PermanentError, PoolUnreachable
+from worker.errors import CertificateMismatch, PermanentError, PoolUnreachable, XenAPIFailure
 from worker.xenapi.session import SessionPool
 
 READ = "VM.get_record"
@@ -204,6 +205,21 @@ def test_a_server_that_is_no_xapi_is_a_permanent_error(status: str, told: str) -
     with StubHost() as host:
         host.answers["session.login_with_password"] = Reply(http_answer(b"<html>", status))
         with pool_of(host.url) as pool, pytest.raises(PermanentError, match=told):
+            pool.session().call(READ, "x")
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "told"),
+    [
+        (xmlrpc.client.dumps(([],), methodresponse=True), PermanentError, "is not a XAPI. Check url"),
+        (xmlrpc.client.dumps(xmlrpc.client.Fault(1, "no such method")), XenAPIFailure, "INTERNAL_ERROR.no such method"),
+    ],
+    ids=["no-status", "fault"],
+)
+def test_xml_rpc_that_is_not_xapis_is_told(body: str, error: type[Exception], told: str) -> None:
+    with StubHost() as host:
+        host.answers["session.login_with_password"] = Reply(http_answer(body.encode()))
+        with pool_of(host.url) as pool, pytest.raises(error, match=told):
             pool.session().call(READ, "x")
 
 
