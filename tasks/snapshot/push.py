@@ -101,7 +101,7 @@ def _export_label(op: Op, disk: Disk) -> str:
 def _end_exports(op: Op, pool: Session, disk: Disk) -> None:
     """Remove the pool's tasks of exports that died with their worker."""
     for task_ref in xapi_task.named(pool, _export_label(op, disk)):
-        xapi_task.abandon(pool, task_ref)
+        xapi_task.discard(pool, task_ref)
 
 
 def _new_image(op: Op, request: SnapshotRequest, disk: Disk) -> ImageMeta:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.browser]
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-SECRET = "simulated"  # noqa: S105 - the simulated pool's password
+SECRET = "simulated"
 
 
 @dataclass
@@ -76,8 +76,8 @@ def flower(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Flower:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - loopback
-            return bool(answer.status == 200)  # noqa: PLR2004 - HTTP
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
 

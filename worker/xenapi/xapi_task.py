@@ -103,17 +103,6 @@ def discard(session: Session, task_ref: str) -> None:
         finish(session, task_ref)
 
 
-def abandon(session: Session, task_ref: str) -> None:
-    """Remove a task of our own that may be pending for ever: its worker died. XAPI removes only ended ones at once."""
-    try:
-        session.call("task.set_status", task_ref, "cancelled")
-    except XenAPIFailure as failure:
-        if failure.code != "HANDLE_INVALID":
-            raise
-        return
-    finish(session, task_ref)
-
-
 def wait(session: Session, task_ref: str, timeout_s: float) -> Outcome:
     """Watch the task until it is final or the time is over, then return the last look.
 
