@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -41,9 +43,7 @@ def complaint_about(error: Exception) -> Complaint | None:
         return Complaint(f"The operation did not succeed: {error}")
     if isinstance(error, VmopsError):
         return Complaint(str(error))
-    from redis.exceptions import RedisError
-
-    return Complaint(f"The journal does not answer: {error}") if isinstance(error, RedisError) else None
+    return None
 
 
 def about_journal(error: RedisError, settings: Settings) -> Complaint:
@@ -118,8 +118,9 @@ def read_settings() -> Settings:
         ) from error
 
 
-def open_client() -> VMOps:
-    """Return a client of the deployment that the settings describe; says what is wrong when its journal is away."""
+@contextmanager
+def open_client() -> Iterator[VMOps]:
+    """Give a client of the deployment that the settings describe; says what is wrong when its journal is away."""
     from redis.exceptions import RedisError
 
     from worker.client import VMOps
@@ -127,9 +128,12 @@ def open_client() -> VMOps:
     vmops = VMOps(read_settings())
     try:
         vmops.journal.redis.ping()
+        yield vmops
     except RedisError as error:
         raise about_journal(error, vmops.settings) from error
-    return vmops
+    finally:
+        vmops.app.close()
+        vmops.journal.redis.close()
 
 
 def pool_of(vmops: VMOps, request: dict[str, object]) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +18,7 @@ from rich.markup import escape
 from worker.cli.catalogue import find_definition
 from worker.cli.complaints import FAILED, Complaint
 from worker.cli.follow import follow
+from worker.cli.interrupts import Interrupts
 from worker.cli.parts import QUIET_PERIOD_S, USER, Parts
 from worker.cli.simulated import RunningVM, SimulatedPool, logged_in
 from worker.client import VMOps
@@ -32,20 +31,6 @@ from worker.operations.states import State
 #: A demo whose snapshot takes longer than this has failed.
 _PATIENCE_S = 300.0
 _CHECK_S = 0.5
-#: 128 + the signal, as shells count.
-_SIGNALLED = 128
-
-
-class _Signalled(KeyboardInterrupt):
-    """The demo was asked to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.status = _SIGNALLED + number
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    raise _Signalled(number)
 
 
 @dataclass
@@ -73,26 +58,26 @@ class _Tracker:
 
 def run(keep_state: Path | None, *, once: bool, with_flower: bool) -> int:
     """Run the demo; return the exit status. Nothing that it started is left when this returns or raises."""
-    folder = (keep_state or Path(tempfile.mkdtemp(prefix="vmops-demo-"))).expanduser().absolute()
     console = Console(highlight=False)
-    before = {kind: signal.signal(kind, _end) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     is_kept = keep_state is not None
-    try:
-        with Parts(folder) as parts:
-            status = _Demo(parts, console, once=once, with_flower=with_flower, is_kept=is_kept).run()
-    except _Signalled as signalled:
-        console.print("\nEnded on request; nothing is left running.")
-        status = signalled.status
-    except BaseException:
-        is_kept = True  # the logs tell why
-        console.print(f"Logs and state are kept in {escape(str(folder))}")
-        raise
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-        if not is_kept:
-            shutil.rmtree(folder, ignore_errors=True)
-    return status
+    with Interrupts() as interrupts:
+        with interrupts.held():
+            folder = (keep_state or Path(tempfile.mkdtemp(prefix="vmops-demo-"))).expanduser().absolute()
+        parts = Parts(folder, interrupts)
+        try:
+            with parts:
+                return _Demo(parts, console, once=once, with_flower=with_flower, is_kept=is_kept).run()
+        except BaseException:
+            if interrupts.raised is not None:
+                console.print("\nEnded on request; nothing is left running.")
+                return interrupts.raised.status
+            is_kept = True  # the logs tell why
+            console.print(f"Logs and state are kept in {escape(str(folder))}", soft_wrap=True)
+            raise
+        finally:
+            parts.stop()  # should a signal have come at the very end of the block
+            if not is_kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Demo:

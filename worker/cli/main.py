@@ -127,22 +127,23 @@ def submit(
     definition = find_definition(operation)
     if operation_id is not None and not operation_id.strip():
         raise Complaint("--id is empty: leave it out for a new id.", USAGE)
-    vmops = open_client()
-    request = request_of(definition.name, definition.request, fields or [], vmops.seal)
-    pool_of(vmops, request)
-    handle = vmops.submit(definition.name, request, operation_id=operation_id)
-    if not wait:
-        typer.echo(json.dumps({"id": handle.id}) if as_json else handle.id)
-        return
-    if not as_json:
-        typer.echo(handle.id)
-    _follow(vmops, handle.id, as_json=as_json)
+    with open_client() as vmops:
+        request = request_of(definition.name, definition.request, fields or [], vmops.seal)
+        pool_of(vmops, request)
+        handle = vmops.submit(definition.name, request, operation_id=operation_id)
+        if not wait:
+            typer.echo(json.dumps({"id": handle.id}) if as_json else handle.id)
+            return
+        if not as_json:
+            typer.echo(handle.id)
+        _follow(vmops, handle.id, as_json=as_json)
 
 
 @app.command()
 def watch(operation_id: OperationId, as_json: AsJson = False) -> None:
     """Follow an operation live until it has ended; status 0 when it has succeeded, 1 when not."""
-    _follow(open_client(), operation_id, as_json=as_json)
+    with open_client() as vmops:
+        _follow(vmops, operation_id, as_json=as_json)
 
 
 @app.command()
@@ -158,7 +159,8 @@ def operations(
 
     if state is not None and state not in list(State):
         raise Complaint(f"No state is called {state!r}; there are: {', '.join(State)}.", USAGE)
-    found = open_client().operations(vm=vm, state=state, limit=limit)
+    with open_client() as vmops:
+        found = vmops.operations(vm=vm, state=state, limit=limit)
     if as_json:
         from worker.cli.view import stamp
 
@@ -176,13 +178,13 @@ def show(operation_id: OperationId, as_json: AsJson = False) -> None:
     from worker.cli import view
     from worker.cli.lists import operation_details
 
-    vmops = open_client()
-    record = vmops.handle(operation_id).record()
+    with open_client() as vmops:
+        record, now_ms = vmops.handle(operation_id).record(), vmops.journal.now_ms()
     definition = _definition_of(record)
     if as_json:
         _print_json(view.as_json(record, definition))
     else:
-        _print(operation_details(record, definition, vmops.journal.now_ms()))
+        _print(operation_details(record, definition, now_ms))
 
 
 @app.command()
@@ -193,15 +195,15 @@ def cancel(
     """Ask an operation to stop and undo what it did; a stuck one tries again."""
     from worker.operations.states import State
 
-    vmops = open_client()
-    handle = vmops.handle(operation_id)
-    was_stuck = handle.record().state is State.STUCK
-    handle.cancel()
-    if not wait:
-        told = "tries again" if was_stuck else "is asked to stop and to undo what it did"
-        typer.echo(f"Operation {operation_id} {told}; `vmops watch {operation_id}` follows it.")
-        return
-    record = _watched(vmops, operation_id, is_quiet=False)
+    with open_client() as vmops:
+        handle = vmops.handle(operation_id)
+        was_stuck = handle.record().state is State.STUCK
+        handle.cancel()
+        if not wait:
+            told = "tries again" if was_stuck else "is asked to stop and to undo what it did"
+            typer.echo(f"Operation {operation_id} {told}; `vmops watch {operation_id}` follows it.")
+            return
+        record = _watched(vmops, operation_id, is_quiet=False)
     if record.state not in {State.CANCELLED, State.SUCCEEDED, State.UNDONE}:
         _say_failure(record)
         raise typer.Exit(FAILED)

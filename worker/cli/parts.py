@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Self
 
 import worker
 from worker.cli.embedded import EmbeddedBroker, ManagedProcess, ServerNotStarted, free_port
+from worker.cli.interrupts import Interrupts
 from worker.operations.secrets import make_private_key
 from worker.settings import Settings
 
@@ -43,8 +43,9 @@ _PACE = "progress_interval_s = 0.1\n"
 class Parts:
     """The processes of one demo. As a context manager it leaves none behind, whatever happens."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, interrupts: Interrupts) -> None:
         self.folder = folder
+        self._interrupts = interrupts
         self.broker = EmbeddedBroker(folder / "broker")
         self.config = folder / "vmops.toml"
         self.password_file = folder / "password"
@@ -68,8 +69,14 @@ class Parts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _deaf():
-            self._stop()
+        with self._interrupts.held():
+            self.stop()
+
+    def stop(self) -> None:
+        """End everything: those that need the broker first, all at once. Does nothing the second time."""
+        with ThreadPoolExecutor(max_workers=len(self._processes) + 1) as pool:
+            list(pool.map(_stop, self._processes))
+        self.broker.stop()
 
     def log_of(self, name: str) -> Path:
         """Return the log of a part."""
@@ -84,7 +91,8 @@ class Parts:
 
     def start_broker(self) -> str:
         """Start broker and journal; return what to say about it. Raises ServerNotStarted, as all of these do."""
-        self.broker.start()
+        with self._interrupts.held():
+            self.broker.start()
         return f"{Path(self.broker.process.argv[0]).name} on 127.0.0.1:{self.broker.port}"
 
     def start_simulator(self) -> str:
@@ -177,34 +185,16 @@ class Parts:
 
     def _start(self, name: str, *words: str) -> ManagedProcess:
         self._env = _clean_environment() | {"VMOPS_CONFIG": str(self.config)}
-        process = ManagedProcess(
-            name, [sys.executable, "-P", *words], self.log_of(name), env=self._env, cwd=self.folder
-        )
-        process.start()
-        self._processes.append(process)
+        argv = [sys.executable, "-P", *words]
+        process = ManagedProcess(name, argv, self.log_of(name), env=self._env, cwd=self.folder)
+        with self._interrupts.held():
+            process.start()
+            self._processes.append(process)
         return process
-
-    def _stop(self) -> None:
-        """End everything: those that need the broker first, all at once."""
-        with ThreadPoolExecutor(max_workers=len(self._processes) + 1) as pool:
-            list(pool.map(_stop, self._processes))
-        self.broker.stop()
 
 
 def _stop(process: ManagedProcess) -> None:
     process.stop(_GRACE_S)
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Let nobody interrupt the cleaning up; it is short."""
-    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
 
 
 def _clean_environment() -> dict[str, str]:

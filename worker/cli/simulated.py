@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -106,6 +107,6 @@ def logged_in(url: str, user: str, password: str) -> Iterator[SimulatedPool]:
         raise Complaint(f"The simulated pool at {url} does not let us in: {error}.") from error
     try:
         yield SimulatedPool(url, session)
-    finally:
-        with contextlib.suppress(XenAPI.Failure, OSError):
-            session.xenapi.session.logout()
+        session.xenapi.session.logout()
+    except (XenAPI.Failure, OSError, http.client.HTTPException) as error:
+        raise Complaint(f"The simulated pool at {url} failed: {error}.") from error

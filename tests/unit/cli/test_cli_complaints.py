@@ -42,7 +42,6 @@ def _settings_are_read_anew() -> Iterator[None]:
         (errors.NotCancellable("x"), FAILED),
         (errors.OperationFailed("x"), FAILED),
         (errors.PermanentError("x"), FAILED),
-        (exceptions.ConnectionError("x"), FAILED),
     ],
 )
 def test_an_error_has_a_status_by_who_must_act(error: Exception, status: int) -> None:
