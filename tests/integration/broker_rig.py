@@ -59,7 +59,7 @@ class Worker:
     def wait_until_ready(self) -> None:
         """Wait until it consumes."""
         wait_for(
-            lambda: f"{self.name}@test ready." in self.log or self.process.poll() is not None, 20, lambda: self.log
+            lambda: f"{self.name}@test ready." in self.log or self.process.poll() is not None, 45, lambda: self.log
         )
         assert self.process.poll() is None, self.log
 
