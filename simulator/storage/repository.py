@@ -240,14 +240,18 @@ class VhdRepository:
         tree = self._tree
         file, parent = leaf.link
         below = (tree.paths.vhd(base_uuid).name, file)
-        top = self._draft(leaf.uuid, file.virtual_size, below)
+        nodes = {"leaf": leaf.uuid, "snapshot": new_uuid, "base": base_uuid}
+        drafts: list[VhdFile] = []
         try:
-            new = self._draft(new_uuid, file.virtual_size, below)
+            for uuid in (leaf.uuid, new_uuid):
+                drafts.append(self._draft(uuid, file.virtual_size, below))  # noqa: PERF401 - those made are unmade below
+            tree.journal.write("snapshot", nodes)
         except (StorageError, OSError):
-            top.handle.unlink()
-            tree.space.give(top.physical_size)
+            for draft in drafts:
+                draft.handle.unlink()
+                tree.space.give(draft.physical_size)
             raise
-        tree.journal.write("snapshot", {"leaf": leaf.uuid, "snapshot": new_uuid, "base": base_uuid})
+        top, new = drafts
         file.set_hidden(True)
         file.handle.rename(tree.paths.vhd(base_uuid))
         top.handle.rename(tree.paths.vhd(leaf.uuid))

@@ -220,18 +220,24 @@ class VhdFile:
         table = array("I", self.bat)
         table.extend([UNUSED] * (entries - len(table)))
         header = replace(self.header, entries=entries)
-        if vhd.round_up(4 * entries) > vhd.round_up(4 * len(self.bat)):
-            room = vhd.round_up(4 * entries)
-            self._space.take(room)
+        room = vhd.round_up(4 * entries)
+        if room > vhd.round_up(4 * len(self.bat)):
             header = replace(header, table_offset=self.end)
-            with self.handle.use() as fd:
-                write_at(fd, [self.footer.pack()], self.end + room)
-            self.end += room
+            self._space.take(room)
+        else:
+            room = 0
         with self.handle.use() as fd:
-            write_at(fd, [pack_table(table)], header.table_offset)
+            try:
+                if room:
+                    write_at(fd, [self.footer.pack()], self.end + room)
+                write_at(fd, [pack_table(table)], header.table_offset)
+            except OSError:
+                self._shrink_back(fd, room)
+                raise
             write_at(fd, [header.pack()], self.footer.data_offset)
         self.header = header
         self.bat = table
+        self.end += room
         self._set_footer(replace(self.footer, current_size=virtual_size))
 
     def _set_footer(self, footer: Footer) -> None:
@@ -240,6 +246,13 @@ class VhdFile:
             write_at(fd, [raw], 0)
             write_at(fd, [raw], self.end)
         self.footer = footer
+
+    def _shrink_back(self, fd: int, taken: int) -> None:
+        """Undo an enlargement that the file system below has refused half-way."""
+        self._space.give(taken)
+        # Never shorter than with its last footer, whose place needs no new space then.
+        os.ftruncate(fd, self.physical_size)
+        write_at(fd, [self.footer.pack()], self.end)
 
     def _allocate(self, block: int, first: int, data: memoryview, bits: int) -> None:
         at = self.end + (_BLOCK_PHASE - self.end) % _PAGE
@@ -257,9 +270,7 @@ class VhdFile:
                     write_at(fd, [bitmap], at)
                 write_at(fd, [(at // SECTOR).to_bytes(4, "big")], self.header.table_offset + 4 * block)
             except OSError:
-                self._space.give(end - self.end)
-                os.ftruncate(fd, self.end)
-                write_at(fd, [self.footer.pack()], self.end)
+                self._shrink_back(fd, end - self.end)
                 raise
         self.end = end
         self.used_blocks += 1
@@ -304,16 +315,17 @@ def create(
         locators_at = end - 3 * SECTOR
         locators, sectors = vhd.locators_for(name, locators_at)
         header = replace(header, parent_id=file.footer.unique_id, parent_name=name, locators=locators)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        write_at(fd, [footer.pack(), header.pack(), pack_table(table)], 0)
-        write_at(fd, [sectors, footer.pack()], locators_at)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            write_at(fd, [footer.pack(), header.pack(), pack_table(table)], 0)
+            write_at(fd, [sectors, footer.pack()], locators_at)
+        finally:
+            os.close(fd)
     except OSError:
         space.give(end + vhd.FOOTER_SIZE)
-        path.unlink()
+        path.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(fd)
     file = VhdFile(Handle(path, cache), space, footer, header, table)
     file.end = end
     return file

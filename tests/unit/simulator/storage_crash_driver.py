@@ -16,6 +16,8 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,11 +172,14 @@ def _visible(repo: VhdRepository) -> dict[str, bytes]:
     }
 
 
+@cache
+def _states() -> list[dict[str, bytes]]:
+    """The disks' contents before each step, and after the last."""
+    return list(accumulate(SCENARIO, lambda disks, step: step.expect(disks), initial=dict[str, bytes]()))
+
+
 def _look(folder: Path, done: int) -> None:
-    disks: dict[str, bytes] = {}
-    for step in SCENARIO[:done]:
-        disks = step.expect(disks)
-    after = SCENARIO[done].expect(disks)
+    disks, after = _states()[done : done + 2]
     with VhdRepository(folder) as repo:
         found = _visible(repo)
         assert set(found) in (set(disks), set(after)), f"{sorted(found)}, not {sorted(disks)}"

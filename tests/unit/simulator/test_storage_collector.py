@@ -166,7 +166,7 @@ def test_data_of_single_sectors_is_merged_sector_by_sector(repo: VhdRepository) 
 
 
 def test_a_guest_writes_on_while_its_leaf_is_merged(repo: VhdRepository) -> None:
-    size = 64 * MIB
+    size = 32 * MIB
     repo.create("disk", size)
     repo.write("disk", 0, pattern(0, size))
     model = bytearray(pattern(0, size))
@@ -184,7 +184,7 @@ def test_a_guest_writes_on_while_its_leaf_is_merged(repo: VhdRepository) -> None
     thread = threading.Thread(target=guest)
     thread.start()
     merged = 0
-    while merged < 3 or turns < 300:
+    while merged < 2 or turns < 100:
         repo.snapshot("disk", f"snap{merged}", f"base{merged}")
         repo.delete(f"snap{merged}")
         assert collect_all(repo)[-1] == "leaf"

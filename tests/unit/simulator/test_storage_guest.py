@@ -120,16 +120,19 @@ def test_the_rate_is_kept_and_a_backlog_is_not_made_up_for() -> None:
         def write(self, _uuid: str, _offset: int, _data: bytes) -> None: ...
 
     guest = GuestWriter(Counting(), "disk", EXTENTS, rate=200)
+    begun = time.monotonic()
     guest.start()
-    time.sleep(0.5)
+    _until_writes(guest, 40)
     guest.pause()
-    first = guest.writes
-    assert 20 <= first <= 105
+    first, running_s = guest.writes, time.monotonic() - begun
+    assert first <= 200 * running_s + 1
     time.sleep(1.0)
+    resumed = time.monotonic()
     guest.resume()
-    time.sleep(0.05)
+    _until_writes(guest, first + 10)
     guest.stop()
-    assert guest.writes - first <= 0.5 * 200 + 0.4 * 200, "at most half a second is made up for"
+    running_s = time.monotonic() - resumed
+    assert guest.writes - first <= 200 * (0.5 + running_s) + 1, "half a second is made up for, not the whole pause"
 
 
 def test_a_full_repository_is_counted_and_survived(tmp_path: Path) -> None:

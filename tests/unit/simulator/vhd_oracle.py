@@ -84,13 +84,17 @@ def overlay(data: bytes, content: bytearray) -> None:
         if entry == 0xFFFFFFFF:
             continue
         bitmap, at = data[entry * 512 : entry * 512 + 512], entry * 512 + 512
+        start = block * vhd.block_size
+        if bitmap == b"\xff" * 512:
+            content[start : start + vhd.block_size] = data[at : at + vhd.block_size][: vhd.size - start]
+            continue
         for sector in range(vhd.block_size // 512):
-            start = block * vhd.block_size + sector * 512
+            here = start + sector * 512
             have = data[at + sector * 512 : at + sector * 512 + 512]
             if bitmap[sector // 8] & 0x80 >> sector % 8:
-                content[start : start + 512] = have[: max(0, vhd.size - start)]
+                content[here : here + 512] = have[: max(0, vhd.size - here)]
             elif vhd.kind == 3:
-                assert not any(have), "data under a clear bit"
+                assert have == bytes(512), "data under a clear bit"
     del content[vhd.size :]
 
 
