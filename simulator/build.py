@@ -27,11 +27,12 @@ from simulator.facts import (
     vm_record,
 )
 from simulator.model.types import NULL
+from simulator.model.words import words
 from simulator.pool import Pool
 from simulator.storage import load_ext4
 
 _VM_KEYS = frozenset({"name", "disks", "running", "count", "other_config"})
-_DISK_KEYS = frozenset({"size", "content", "chain_depth"})
+_DISK_KEYS = frozenset({"size", "content", "chain_depth", "snapshots"})
 _CHUNK = 1 << 20
 
 
@@ -42,6 +43,8 @@ class DiskWish:
     size: int
     content: str = "zero"
     chain_depth: int = 1
+    snapshots: bool = True
+    """Whether it lies on a repository that can take snapshots."""
 
 
 def _disk_wish(wish: dict[str, Any], default_size: int) -> DiskWish:
@@ -49,7 +52,12 @@ def _disk_wish(wish: dict[str, Any], default_size: int) -> DiskWish:
         raise ValueError(f"unknown keys; known: {', '.join(sorted(_DISK_KEYS))}")
     if wish.get("content", "zero") not in ("ext4", "zero", "random"):
         raise ValueError("content is ext4, zero or random")
-    return DiskWish(int(wish.get("size", default_size)), wish.get("content", "zero"), int(wish.get("chain_depth", 1)))
+    return DiskWish(
+        int(wish.get("size", default_size)),
+        wish.get("content", "zero"),
+        int(wish.get("chain_depth", 1)),
+        bool(wish.get("snapshots", True)),
+    )
 
 
 class Builder:
@@ -188,9 +196,8 @@ class Builder:
             name = wish.get("name", "vm")
             one = {key: value for key, value in wish.items() if key != "count"}
             return {"vms": [self.add_vm(one | {"name": f"{name}-{index + 1}"}) for index in range(count)]}
-        sr = self._pool.db.row("SR", self._pool.pool_row["default_SR"])
         size = self._pool.settings.vm_disk_size
-        vdis = [self._disk(sr, _disk_wish(disk, size), wish.get("name", "vm")) for disk in wish.get("disks", [{}])]
+        vdis = [self._disk(_disk_wish(disk, size), wish.get("name", "vm")) for disk in wish.get("disks", [{}])]
         with self._pool.db as db:
             vm = make_vm(self._ctx, vm_record(wish.get("name", "vm"), VM_MEMORY, wish.get("other_config", {})))
             for position, vdi in enumerate(vdis):
@@ -217,8 +224,26 @@ class Builder:
             vm_rules.refresh(db, vm)
         return {"uuid": vm["uuid"], "vdis": uuids}
 
-    def _disk(self, sr: Row, wish: DiskWish, name: str) -> Row:
+    def _plain_repository(self) -> Row:
+        """Return the repository of disks that are whole LUNs, made at first use: its driver takes no snapshots."""
+        pool = self._pool
+        found = [sr for sr in pool.db.rows("SR") if sr["type"] == "rawhba"]
+        if found:
+            return found[0]
+        with pool.db as db:
+            features = words("SR_PROBE SR_UPDATE VDI_ATTACH VDI_DETACH VDI_DELETE VDI_UPDATE")
+            self._new("SM", type="rawhba", name_label="Raw LUNs", vendor="Citrix Systems Inc", version="1.0",
+                      features=dict.fromkeys(features, 1), capabilities=list(features))  # fmt: skip
+            sr = make_sr(pool, "Raw LUNs", "rawhba", shared=True)
+            for host in db.rows("host"):
+                make_pbd(pool, host, sr, {})
+        pool.open_repository(sr)
+        return sr
+
+    def _disk(self, wish: DiskWish, name: str) -> Row:
         """Make a disk with its content and a chain of the wished depth below it."""
+        default_sr = self._pool.db.row("SR", self._pool.pool_row["default_SR"])
+        sr = default_sr if wish.snapshots else self._plain_repository()
         repository = self._pool.repository(sr)
         uuid = self._pool.ids.uuid()
         repository.create(uuid, wish.size)
@@ -227,7 +252,7 @@ class Builder:
             with self._pool.db as db:
                 db.note(f"content/{uuid}", "ext4")
         elif wish.content == "random":
-            source = random.Random(self._pool.settings.seed)  # noqa: S311 - content, no secret
+            source = random.Random(f"{self._pool.settings.seed} {uuid}")  # noqa: S311 - content, no secret
             for offset in range(0, wish.size, _CHUNK):
                 repository.write(uuid, offset, source.randbytes(min(_CHUNK, wish.size - offset)))
         for level in range(wish.chain_depth - 1):

@@ -58,6 +58,8 @@ class Pool:
         self.registrations = Registrations()
         self.calls: Counter[str] = Counter()
         self.latency_s = settings.latency_s
+        self.scan_s = 0.0
+        """How long SR.scan keeps a repository to itself."""
         self._repositories: dict[str, VhdRepository] = {}
         self._collectors: dict[str, Collector] = {}
 
@@ -128,7 +130,7 @@ class Pool:
             self._forget_operations()
             self.drop_leftovers()
         for sr in self.db.rows("SR"):
-            if sr.ref not in self._repositories and sr["type"] == "ext":
+            if sr.ref not in self._repositories and self.sr_path(sr["uuid"]).exists():
                 self.open_repository(sr)
         self.db.flush()
         self.scheduler.start()

@@ -10,6 +10,8 @@ from simulator.model.words import words
 _VDI_FREE = words("generate_config forget destroy snapshot resize copy clone")
 #: Operations that an attached disk allows.
 _WITH_ATTACHED = frozenset(words("snapshot clone mirror enable_cbt disable_cbt resize_online data_destroy revert"))
+#: What the driver of a repository must be able to do (xapi.md 8.3).
+_FEATURE_OF = {"snapshot": "VDI_SNAPSHOT", "clone": "VDI_CLONE"}
 _SR_LISTED = words(
     """
     vdi_enable_cbt vdi_list_changed_blocks unplug plug pbd_create vdi_disable_cbt update pbd_destroy vdi_resize
@@ -38,14 +40,23 @@ def why_not_vdi(db: Database, vdi: Row, operation: str) -> Failure | None:
             return in_progress("VBD", vbd.ref, name, task_ref)
     if not vdi["managed"]:
         return Failure("VDI_NOT_MANAGED", vdi.ref)
-    if operation in ("snapshot", "clone") and vdi["sharable"]:
-        return Failure("VDI_IS_SHARABLE", vdi.ref)
+    if operation in _FEATURE_OF and (failure := _cannot_branch(db, vdi, _FEATURE_OF[operation])):
+        return failure
     attached = attached_vbds(db, vdi)
     if operation == "copy":
         attached = [vbd for vbd in attached if vbd["mode"] == "RW"]
     if attached and operation not in _WITH_ATTACHED:
         return Failure("VDI_IN_USE", vdi.ref, operation)
     return None
+
+
+def _cannot_branch(db: Database, vdi: Row, feature: str) -> Failure | None:
+    """Return why a disk can never be snapshotted or cloned: its driver, or several users."""
+    sr = db.find("SR", vdi["SR"])
+    drivers = [sm for sm in db.rows("SM") if sr is not None and sm["type"] == sr["type"]]
+    if drivers and feature not in drivers[0]["features"]:
+        return Failure("SR_OPERATION_NOT_SUPPORTED", vdi["SR"])
+    return Failure("VDI_IS_SHARABLE", vdi.ref) if vdi["sharable"] else None
 
 
 def assert_vdi(db: Database, vdi: Row, operation: str) -> None:

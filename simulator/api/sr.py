@@ -19,6 +19,7 @@ FILE_TYPES = frozenset({"ext", "file", "nfs", "lvm"})
 def scan(ctx: Context, sr: Row) -> None:
     """Bring the records in line with the files, and wake the collector."""
     with on_sr(ctx, sr, "scan"):
+        ctx.pool.clock.wait(ctx.pool.scan_s)
         with storage():
             disks.scan(ctx.pool, sr, introduces=True)
         ctx.pool.collector(sr).kick()
