@@ -1,7 +1,7 @@
 """pollers: what beat runs. Each tick is safe to miss, to double and to be cut off.
 
-`poll_waiting_operations` is the watcher (one for each pool), `poll_stalled_operations` the reconciler. They send no task
-events: a tick a second would hide the operations in Flower.
+`poll_waiting_operations` is the watcher (one for each pool), `poll_stalled_operations` the reconciler. They send no
+task events: a tick a second would hide the operations in Flower.
 """
 
 from __future__ import annotations
