@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import signal
@@ -28,7 +29,7 @@ from worker.errors import (
     TruncatedStream,
     VmopsError,
 )
-from worker.images.image import MAX_PROPERTIES
+from worker.images.image import BUFFERS_IN_TURN, MAX_PROPERTIES
 from worker.images.store import ImageMeta, ImageState, ImageStore, ensure, open_store
 from worker.settings import Settings
 
@@ -38,9 +39,9 @@ PATIENCE_S = 20.0
 
 
 def pieces(data: bytes, count: int = MIB) -> Iterator[memoryview]:
-    """`data` in one buffer that is used again and again, as the mover does."""
-    buffer = bytearray(count)
-    for at in range(0, len(data), count):
+    """`data` in buffers that are used in turn, as the mover does."""
+    buffers = itertools.cycle([bytearray(count) for _ in range(BUFFERS_IN_TURN)])
+    for at, buffer in zip(range(0, len(data), count), buffers, strict=False):
         part = data[at : at + count]
         buffer[: len(part)] = part
         yield memoryview(buffer)[: len(part)]

@@ -238,7 +238,7 @@ def inspect(record: Record, head: bytes, size: int) -> int | None:
     }
     kind = record["disk_format"]
     if kind == "raw":
-        return size
+        return size or None
     if kind == "ami":
         raise Refusal(415, "Image disk_format ami does not match stream data raw")
     if kind in magic:

@@ -15,7 +15,6 @@ Several processes may share the directory; several hosts as far as their file sy
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ import uuid
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from worker.errors import (
     ImageConflict,
@@ -37,6 +36,8 @@ from worker.errors import (
     TruncatedStream,
     VmopsError,
 )
+from worker.images import vhd
+from worker.images.files import FileStream, fsync_directory, try_lock, write_all
 from worker.images.image import (
     CORE_FIELDS,
     NUMBER_FIELDS,
@@ -52,6 +53,10 @@ from worker.images.refusals import check_content, check_record
 from worker.images.tally import Tally
 
 log = logging.getLogger(__name__)
+
+#: Longest wait for the directory's lock, which others hold for moments; longer when a holder is stopped.
+LOCK_TIMEOUT_S = 30.0
+_LOCK_CHECK_S = 0.005
 
 _SUFFIXES = {("vhd", "bare"): ".vhd", ("raw", "bare"): ".raw", ("vhd", "ovf"): ".tar.gz", ("iso", "bare"): ".iso"}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -160,7 +165,10 @@ class DirectoryStore:
         """Return the data; see `ImageStore.open`."""
         path = self.path_of(image_id)
         with self._errors():
-            return _FileStream(path, offset)
+            try:
+                return FileStream(path, offset)
+            except FileNotFoundError:
+                raise ImageNotFound(f"The data of image {image_id} is gone from {self.root}.") from None
 
     def delete(self, image_id: str) -> None:
         """Delete the data, keep the record as a tombstone; see `ImageStore.delete`."""
@@ -205,7 +213,7 @@ class DirectoryStore:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-        _fsync_directory(self.root)
+        fsync_directory(self.root)
 
     def _image(self, record: dict[str, Any], state: ImageState) -> Image:
         changed = record["updated_at"]
@@ -248,7 +256,7 @@ class DirectoryStore:
             return part
 
     def _take_over(self, part: int, image_id: str, size: int | None) -> None:
-        if not _try_lock(part):
+        if not try_lock(part):
             raise ImageConflict(f"Image {image_id} is saving: somebody else is writing it.")
         if left := os.fstat(part).st_size:
             log.warning("image %s: dropping %d bytes that a dead writer left", image_id, left)
@@ -263,18 +271,22 @@ class DirectoryStore:
         with self._errors():
             record = self._read(image_id)
         formats = (record["disk_format"], record["container_format"])
-        virtual_size: int | None = None
+        head = b""
         with Tally() as tally:
             for chunk in chunks:
-                if tally.size == 0:
-                    virtual_size = check_content(formats, chunk)
-                if size is not None and tally.size + len(chunk) > size:
+                tally.add(chunk)
+                if len(head) < vhd.SECTOR:
+                    head += bytes(chunk[: vhd.SECTOR - len(head)])
+                    if len(head) == vhd.SECTOR:
+                        check_content(formats, head)
+                if size is not None and tally.size > size:
                     raise TruncatedStream(f"Image {image_id}: more than the announced {size} bytes came.")
-                with tally.counting(chunk), self._errors():
-                    _write_all(part, chunk)
+                with self._errors():
+                    write_all(part, chunk)
             stored = tally.result()
         if stored.size == 0 or (size is not None and stored.size != size):
             raise TruncatedStream(f"Image {image_id}: {stored.size} bytes came instead of {size or 'any data'}.")
+        virtual_size = check_content(formats, head)
         return stored, stored.size if formats == ("raw", "bare") else virtual_size
 
     def _publish(self, image_id: str, stored: Stored, virtual_size: int | None) -> None:
@@ -295,7 +307,7 @@ class DirectoryStore:
                 "updated_at": time.time(),
             }
             (self.root / f"{record['id']}.part").rename(self.root / record["file"])
-            _fsync_directory(self.root)
+            fsync_directory(self.root)
             self._write(record)
 
     def _abandon(self, part: int, image_id: str) -> None:
@@ -314,7 +326,7 @@ class DirectoryStore:
         except FileNotFoundError:
             return False
         try:
-            return not _try_lock(part)
+            return not try_lock(part)
         finally:
             os.close(part)
 
@@ -326,7 +338,11 @@ class DirectoryStore:
         self.root.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            give_up = time.monotonic() + LOCK_TIMEOUT_S
+            while not try_lock(lock):
+                if time.monotonic() > give_up:
+                    raise ImageStoreUnreachable(f"The image directory {self.root} stays locked by another process.")
+                time.sleep(_LOCK_CHECK_S)
             yield
         finally:
             os.close(lock)
@@ -350,48 +366,3 @@ class DirectoryStore:
 
     def _full(self, why: str) -> VmopsError:
         return ImageStoreFull(f"The image directory {self.root} has no room ({why}): free some, then submit again.")
-
-
-class _FileStream:
-    """The data file of an image."""
-
-    def __init__(self, path: Path, offset: int) -> None:
-        self._file = path.open("rb", buffering=0)
-        self.length = max(0, os.fstat(self._file.fileno()).st_size - offset)
-        self._file.seek(offset)
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill some of `buffer`; 0 at the end."""
-        return self._file.readinto(buffer) or 0
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def _write_all(file: int, chunk: bytes | memoryview) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[os.write(file, view) :]
-
-
-def _try_lock(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _fsync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

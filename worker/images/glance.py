@@ -133,8 +133,8 @@ class GlanceStore:
             self._wire.begin(connection, "PUT", _path(image_id) + "/file", headers)
             with Tally() as tally:
                 for chunk in chunks:
-                    with tally.counting(chunk):
-                        self._send_chunk(connection, image_id, chunk)
+                    tally.add(chunk)
+                    self._send_chunk(connection, image_id, chunk)
                     if size is not None and tally.size > size:
                         raise TruncatedStream(f"Image {image_id}: more than the announced {size} bytes came.")
                 stored = tally.result()

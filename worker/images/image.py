@@ -12,6 +12,9 @@ from worker.errors import ImageFormatRefused
 
 #: One move of the byte mover: the best of speed and memory (images.md 7).
 BUFFER_BYTES = 1 << 20
+#: A chunk of an upload stays as it is until that many more have come: while one is read and one is sent, the hash works
+#: on those before.
+BUFFERS_IN_TURN = 4
 
 #: Formats that Glance 33 knows (images.md 3.1); every store accepts the same ones.
 DISK_FORMATS = frozenset({"ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"})

@@ -13,6 +13,7 @@ import http.client
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Literal, Protocol
 
 from worker.errors import (
@@ -23,7 +24,7 @@ from worker.errors import (
     TruncatedStream,
 )
 from worker.images import bundle, vhd
-from worker.images.image import BUFFER_BYTES, Image, ImageState, Stored
+from worker.images.image import BUFFER_BYTES, BUFFERS_IN_TURN, Image, ImageState, Stored
 from worker.images.store import ImageStore
 
 #: Property that says which operation writes the image; set before the upload.
@@ -190,7 +191,7 @@ class _Moving:
         self._source, self._plan, self._watch = source, plan, watch
         self._head: vhd.Head | None = None
         self._total = plan.virtual_size
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._buffers = cycle([memoryview(bytearray(BUFFER_BYTES)) for _ in range(BUFFERS_IN_TURN)])
         self._most = BUFFER_BYTES
         self._done = self._unchecked = 0
         self._checked_at = self._reported_at = time.monotonic()
@@ -261,15 +262,17 @@ class _Moving:
             yield from self._middle(self._total - self._head.size - vhd.SECTOR)
             self._head.check_tail(vhd.read_exactly(self, vhd.SECTOR, "second footer"))
             yield self._head.footer.patched()
-        if self.readinto(self._buffer[:1]):
+        if self.readinto(memoryview(bytearray(1))):
             raise TruncatedStream(f"The export goes on behind the {self._total} bytes that it should have.")
 
     def _middle(self, left: int) -> Iterator[memoryview]:
-        while left:
-            got = self.readinto(self._buffer[: min(len(self._buffer), left)])
+        for buffer in self._buffers:
+            if left == 0:
+                return
+            got = self.readinto(buffer[: min(len(buffer), left)])
             if got == 0:
                 raise TruncatedStream(f"The export broke off after {self._done} of {self._total} bytes.")
-            yield self._buffer[:got]
+            yield buffer[:got]
             left -= got
 
     def _ask_the_pool(self) -> None:

@@ -66,8 +66,9 @@ class ImageStore(Protocol):
     def upload(self, image_id: str, chunks: Iterator[bytes | memoryview], size: int | None = None) -> Stored:
         """Send the data; the image is `active` afterwards and never before `chunks` has ended well.
 
-        `chunks` is consumed once, each buffer used up before the next is asked for. What it raises passes through and
-        leaves the image `queued`, as does every failure. Nothing is ever sent twice. `size`: what will come, if known.
+        `chunks` is consumed once; it may use the same `BUFFERS_IN_TURN` buffers in turn. What it raises passes through
+        and leaves the image `queued`, as does every failure. Nothing is ever sent twice. `size`: what will come, if
+        known.
 
         Raises ImageConflict (not `queued`), TruncatedStream (fewer or more bytes than `size`, or none),
         ImageFormatRefused (formats missing, or content of another format), ImageNotFound (deleted meanwhile too),
