@@ -90,7 +90,15 @@ def test_a_new_disk_is_rounded_up_and_lies_in_a_file(simulator: SimulatorProcess
     assert UUID.match(record["uuid"])
     assert record["other_config"] == {"k": "v"}
     assert (record["managed"], record["read_only"], record["snapshot_of"]) == (True, False, NULL)
-    assert set(record["allowed_operations"]) == set("generate_config forget destroy snapshot resize copy clone".split())
+    assert set(record["allowed_operations"]) == {
+        "generate_config",
+        "forget",
+        "destroy",
+        "snapshot",
+        "resize",
+        "copy",
+        "clone",
+    }
     (storage,) = simulator.control("GET", "storage").values()
     info = subprocess.run(
         ["qemu-img", "info", "-f", "vpc", f"{storage['path']}/{record['uuid']}.vhd"],

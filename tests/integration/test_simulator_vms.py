@@ -304,9 +304,7 @@ def test_blocked_operations_are_refused_with_the_administrators_text(xen: Client
 def test_a_vm_that_fits_nowhere_is_refused_in_two_ways(xen: Client) -> None:
     host = xen("host.get_all")[0]
     huge = str(1 << 50)
-    vm_ref = xen(
-        "VM.create", vm_record(memory_static_max=huge, memory_dynamic_max=huge, memory_dynamic_min=huge)
-    )
+    vm_ref = xen("VM.create", vm_record(memory_static_max=huge, memory_dynamic_max=huge, memory_dynamic_min=huge))
     assert xen.error("VM.start", vm_ref, False, False) == ["NO_HOSTS_AVAILABLE"]
     error = xen.error("VM.start_on", vm_ref, host, False, False)
     assert error[0] == "HOST_NOT_ENOUGH_FREE_MEMORY"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.simulator import Client, SimulatorProcess, vm_record
+from tests.support.simulator import Client, SimulatorProcess, XenFailure, vm_record
 
 NOWHERE = "OpaqueRef:00000000-0000-0000-0000-000000000000"
 
@@ -221,12 +221,9 @@ def test_a_logged_out_session_is_invalid(simulator: SimulatorProcess) -> None:
     ],
 )
 def test_wrong_credentials_are_refused(xen: Client, user: str, password: str, text: str) -> None:
-    try:
+    with pytest.raises(XenFailure) as caught:
         xen.raw("session.login_with_password", user, password, "1.0", "x")
-    except Exception as failure:  # noqa: BLE001 - its details are compared
-        assert failure.args[0] == ["SESSION_AUTHENTICATION_FAILED", user, text]
-    else:
-        pytest.fail("logged in")
+    assert caught.value.details == ["SESSION_AUTHENTICATION_FAILED", user, text]
 
 
 def test_the_alias_with_an_underscore_is_the_same_call(xen: Client) -> None:
@@ -276,10 +273,13 @@ def test_basic_credentials_open_the_data_handlers(simulator: SimulatorProcess, x
 @pytest.mark.parametrize("query", ["", "&session_id=OpaqueRef:x"])
 def test_the_data_handlers_want_credentials(simulator: SimulatorProcess, query: str) -> None:
     head, body = exchange(simulator, f"GET /export_raw_vdi?vdi=x{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    assert head == (
-        b"HTTP/1.1 401 Unauthorised\r\ncontent-length: 96\r\ncontent-type:text/html\r\nconnection:close\r\n"
-        b'cache-control:no-cache, no-store\r\nWWW-Authenticate:Basic realm="get_export_raw_vdi"\r\n'
-    ).rstrip()
+    assert (
+        head
+        == (
+            b"HTTP/1.1 401 Unauthorised\r\ncontent-length: 96\r\ncontent-type:text/html\r\nconnection:close\r\n"
+            b'cache-control:no-cache, no-store\r\nWWW-Authenticate:Basic realm="get_export_raw_vdi"\r\n'
+        ).rstrip()
+    )
     assert body == b"<html><body><h1>HTTP 401 unauthorised</h1>Please check your credentials and retry.</body></html>"
 
 
@@ -287,7 +287,9 @@ def test_an_unknown_disk_is_a_500_page_that_names_it(simulator: SimulatorProcess
     path = f"/import_raw_vdi?session_id={xen.ref}&vdi=OpaqueRef:nope&format=raw"
     head, body = exchange(simulator, f"PUT {path} HTTP/1.1\r\nContent-Length: 4\r\n\r\nxxxx".encode())
     assert head.startswith(b"HTTP/1.1 500 Internal Error\r\ncontent-length: 314\r\n")
-    assert body.endswith(b"Db_exn.Read_missing_uuid(&quot;VDI&quot;, &quot;&quot;, &quot;OpaqueRef:nope&quot;)</body></html>")
+    assert body.endswith(
+        b"Db_exn.Read_missing_uuid(&quot;VDI&quot;, &quot;&quot;, &quot;OpaqueRef:nope&quot;)</body></html>"
+    )
 
 
 # -- transcripts, where the reference folder is present
@@ -327,7 +329,11 @@ def test_a_record_has_the_transcripts_members_in_its_order_with_its_tags(
     vm_ref = xen("VM.create", vm_record())
     refs = {"halted": vm_ref, "metrics": xen("VM.get_metrics", vm_ref), "sr": xen("SR.get_all")[0]}
     demo = xen("VM.get_record", xen("VM.get_by_name_label", "demo-01")[0])
-    refs |= {"vbd": demo["VBDs"][0], "vif": demo["VIFs"][0], "vdi": xen.root_disk(xen("VM.get_by_name_label", "demo-01")[0])}
+    refs |= {
+        "vbd": demo["VBDs"][0],
+        "vif": demo["VIFs"][0],
+        "vdi": xen.root_disk(xen("VM.get_by_name_label", "demo-01")[0]),
+    }
     call = xmlrpc.client.dumps((xen.ref, refs[kind]), f"{cls}.get_record").encode()
     _, body = exchange(simulator, post(call))
     assert _field_names(body, _ADDED) == _field_names(expected, set())

@@ -14,9 +14,16 @@ from simulator.core.failures import Failure
 from simulator.model.enums import ENUMS
 from simulator.model.schema import CLASSES
 from simulator.model.types import BOOL, FLOAT, INT, STRING, TIME, VOID, Enum, Type, parse_type
-from simulator.wire import tls, xmlrpc as wire
+from simulator.wire import tls
+from simulator.wire import xmlrpc as wire
 from simulator.wire.http import rpc_head
 from simulator.wire.jsonrpc import JsonCall
+
+
+def typed(value: str) -> bytes:
+    """Return a call with one parameter."""
+    params = f"<params><param><value>{value}</value></param></params>"
+    return f"<methodCall><methodName>m</methodName>{params}</methodCall>".encode()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,7 @@ def test_a_failure_lists_code_and_parameters_as_text() -> None:
 
 
 def test_a_call_of_the_python_library_is_read_whole() -> None:
-    params = ("ref", {"a": [1, True, 0.5], "b": {"c": ""}}, None, "text with <brackets> & é", [], {})
+    params: tuple[Any, ...] = ("ref", {"a": [1, True, 0.5], "b": {"c": ""}}, None, "text with <brackets> & é", [], {})
     body = xmlrpc.client.dumps(params, "VM.x", allow_none=True).encode()
     assert wire.parse_call(body) == ("VM.x", list(params))
 
@@ -81,11 +88,9 @@ def test_untagged_values_are_strings_with_their_white_space() -> None:
         b"",
         b"<methodCall></methodCall>",
         b'<!DOCTYPE x [<!ENTITY a "b">]><methodCall><methodName>&a;</methodName></methodCall>',
-        b"<methodCall><methodName>m</methodName><params><param><value><base64>AA==</base64></value></param></params>"
-        b"</methodCall>",
-        b"<methodCall><methodName>m</methodName><params><param><value><int>x</int></value></param></params></methodCall>",
-        b"<methodCall><methodName>m</methodName><params><param><value><boolean>2</boolean></value></param></params>"
-        b"</methodCall>",
+        typed("<base64>AA==</base64>"),
+        typed("<int>x</int>"),
+        typed("<boolean>2</boolean>"),
         b"\xff\xfe\x00",
     ],
 )
@@ -132,7 +137,9 @@ def test_json_rpc_answers_in_the_version_it_was_asked_in() -> None:
     assert json.loads(first.success(VOID, None)) == {"result": "", "error": None, "id": "x"}
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"jsonrpc":"2.0","method":"m"}', b'{"method":"m","id":1}', b"{" * 100000])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"jsonrpc":"2.0","method":"m"}', b'{"method":"m","id":1}', b"{" * 100000]
+)
 def test_json_that_is_no_call_is_refused(body: bytes) -> None:
     with pytest.raises(wire.MalformedRequest):
         JsonCall(body)
