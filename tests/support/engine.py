@@ -155,5 +155,5 @@ def toys(
 @contextmanager
 def toys_of(server: RedisServer, folder: Path, **settings: object) -> Iterator[Toys]:
     """Yield a deployment whose broker, journal and effects are databases 0, 1 and 2 of one server."""
-    with toys(folder, server.url(0), server.url(2), **settings) as made:
+    with toys(folder, server.url(0), server.url(2), None, **settings) as made:
         yield made

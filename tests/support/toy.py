@@ -22,6 +22,11 @@ if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[3]) == 0 then return 0 end
 return redis.call('HINCRBY', KEYS[2], ARGV[2], 1)
 """
 
+#: KEYS: effects, undone. ARGV: operation and step, step.
+_TAKE_BACK = """
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then redis.call('RPUSH', KEYS[2], ARGV[2]) end
+"""
+
 
 class ToyRequest(Request):
     """What the toys are told to do. A `_at` names a step: first, second, third or fourth."""
@@ -89,8 +94,8 @@ def _undo(op: Op, name: str) -> None:
             raise PermanentError(f"the undo of {name} was told to fail")
         if store.incr(f"undo-failures:{request.key}") <= request.undo_transient_failures:
             raise PoolUnreachable("the undo is to be tried again")
-        if store.hdel(f"effects:{request.key}", f"{op.id}:{name}"):
-            store.rpush(f"undone:{request.key}", name)
+        op.guard()
+        store.eval(_TAKE_BACK, 2, f"effects:{request.key}", f"undone:{request.key}", f"{op.id}:{name}", name)
 
 
 def undo_first(op: Op) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -63,7 +64,13 @@ def running(server: RedisServer, folder: Path, **settings: object) -> Iterator[T
 
 def stored(server: RedisServer) -> str:
     """Return every key of the journal with its value."""
-    readers = {"string": "get", "hash": "hgetall", "zset": "zrange", "list": "lrange", "set": "smembers"}
+    readers: dict[Any, str] = {
+        "string": "get",
+        "hash": "hgetall",
+        "zset": "zrange",
+        "list": "lrange",
+        "set": "smembers",
+    }
     texts = []
     with server.client(1) as store:
         for key in store.scan_iter():
