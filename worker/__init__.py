@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Celery:
     """Give `celery -A worker` its application without loading Celery for every import of this package."""
     if name == "celery":
-        from worker.app import app
+        from worker.app import app  # noqa: PLC0415 - only when asked for
 
         return app
     raise AttributeError(name)

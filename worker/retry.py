@@ -1,7 +1,7 @@
-"""What to do about an error: XenAPI codes, HTTP statuses, socket failures -> a kind -> a delay. The only place with delays.
+"""What to do about an error: XenAPI codes, socket failures -> a kind -> a delay. The only place with delays.
 
-Kinds and codes: xapi.md 5, operations.md 17.1. A kind answers "is it worth another try?"; the step decides what "already
-done" means for it.
+Kinds and codes: xapi.md 5, operations.md 17.1. A kind answers "is it worth another try?"; the step decides what
+"already done" means for it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPException
-
 from typing import TYPE_CHECKING
 
 from worker.errors import (

@@ -1,4 +1,4 @@
-"""The crash matrix of the snapshot: at every call, before and after it took effect, the worker is killed or its wire cut."""
+"""The crash matrix of the snapshot: at every call, before and after it took effect, worker killed or wire cut."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _numbers = count(1)
 
 
 def submit(rig: Rig) -> tuple[Handle, str]:
-    """Snapshot a new VM; return the operation and the VM's disk. The collector starts when the operation waits for it."""
+    """Snapshot a new VM; return the operation and the VM's disk. The collector starts when it is waited for."""
     name = f"vm-{next(_numbers)}"
     disk_uuid = rig.add_vm(name)["vdis"][0]
     rig.simulator.control("POST", "storage", {"pause": True})
@@ -141,7 +141,7 @@ def test_cut_off_in_the_middle_of_an_export(rig: Rig) -> None:
     assert_done_once(rig, handle, disk_uuid)
 
 
-# -- while it is being undone -------------------------------------------------------------------------------------------
+# -- while it is being undone ----------------------------------------------------------------------------------------
 
 #: What makes the push fail for good, and every call of the undo that follows.
 UNDO_POOL_CALLS = [

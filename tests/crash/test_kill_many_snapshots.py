@@ -19,7 +19,7 @@ BROKER_KILLS = 4
 
 
 def test_killed_workers_and_brokers_lose_and_repeat_nothing(tmp_path: Path) -> None:
-    dice = random.Random(20)  # noqa: S311 - moments of kills
+    dice = random.Random(20)
     with Rig(tmp_path, simulator_options=("--guest-writes", "2"), concurrency=8) as rig:
         vms = {f"vm-{number}": rig.add_vm(f"vm-{number}", size=2 << 20, chain_depth=1) for number in range(SNAPSHOTS)}
         handles = {name: rig.submit(name) for name in vms}

@@ -68,6 +68,12 @@ class Deployment:
             process.wait_until(lambda: b"ready." in log.read_bytes()[seen:], 30)
         return process
 
+    def start_again(self, process: ManagedProcess) -> None:
+        """Start a worker that was killed, and wait until it consumes."""
+        seen = process.log_file.stat().st_size
+        process.start()
+        process.wait_until(lambda: b"ready." in process.log_file.read_bytes()[seen:], 30)
+
     def beat(self, name: str = "beat") -> ManagedProcess:
         """Start beat."""
         return self.celery(name, "beat", "--schedule", str(self.folder / f"{name}.db"), "--loglevel", "WARNING")

@@ -1,0 +1,1 @@
+"""Xenstore records and the agent in the guest."""

@@ -1,0 +1,1 @@
+"""VIFs, networks and firewall rules."""
