@@ -218,7 +218,7 @@ class Builder:
             repository.create(uuid, size)
         with self._pool.db as db:
             vm = make_vm(self._ctx, vm_record(wish.get("name", "disk-owner"), VM_MEMORY, {}))
-            rows = [disks.new_record(self._pool, sr, repository.node(uuid), {"name_label": uuid}) for uuid in uuids]
+            rows = [disks.new_record(self._pool, sr, uuid, {"name_label": uuid}) for uuid in uuids]
             for position, row in enumerate(rows):
                 self._vbd(vm, row, str(position))
             vm_rules.refresh(db, vm)
@@ -262,9 +262,9 @@ class Builder:
             repository.delete(snapshot_uuid)
             with self._pool.db:
                 hidden = {"name_label": "base copy", "managed": False, "read_only": True}
-                disks.new_record(self._pool, sr, repository.node(base_uuid), hidden)
+                disks.new_record(self._pool, sr, base_uuid, hidden)
         with self._pool.db:
-            return disks.new_record(self._pool, sr, repository.node(uuid), {"name_label": f"{name} disk"})
+            return disks.new_record(self._pool, sr, uuid, {"name_label": f"{name} disk"})
 
     def _vbd(self, vm: Row, vdi: Row, position: str) -> Row:
         metrics = self._new("VBD_metrics")

@@ -1,18 +1,17 @@
 """The control plane under /simulator/: what tests and demonstrations do to a pool that no XenAPI client could.
 
-GET    stats                        {"calls": {name: count}, "total", "sessions"}
+GET    stats                   {"calls": {name: count}, "total", "sessions"}
 POST   stats/reset
-GET    faults | POST faults | DELETE faults | DELETE faults/<id>         (simulator.faults)
-GET    guests/<vm uuid> | POST guests/<vm uuid>                          (simulator.guests.Habits)
-POST   hosts/<uuid>                 {"action": "die" | "return" | "become_master"[, "for_s": seconds]}
-POST   xapi                         {"action": "restart" | "kill" | "flush"[, "downtime_s": seconds]}
-GET    storage | POST storage       {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
-"latency_s", "scan_s", "lock_retry_s": [from, to], "lock_wakes_early"[, "sr": uuid]}
-POST   clock                        {"advance": seconds}
-GET    leaks                        objects that no VM owns
-GET    vdis/<uuid>                  {"sha256", "sha256_at_snapshot", "depth", "chain",
-                                         "snapshot_digests": {snapshot: sha256}}
-POST   vms | POST vdis              make many quickly                     (simulator.build)
+GET    faults | POST faults | DELETE faults | DELETE faults/<id>    (simulator.faults)
+GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.guests.Habits)
+POST   hosts/<uuid>            {"action": "die" | "return" | "become_master"[, "for_s": seconds]}
+POST   xapi                    {"action": "restart" | "kill" | "flush"[, "downtime_s": seconds]}
+GET    storage | POST storage  {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
+                               "latency_s", "scan_s", "lock_retry_s": [from, to], "lock_wakes_early"[, "sr": uuid]}
+POST   clock                   {"advance": seconds}
+GET    leaks                   objects that no VM owns
+GET    vdis/<uuid>             {"sha256", "sha256_at_snapshot", "depth", "chain", "snapshot_digests": {uuid: sha256}}
+POST   vms | POST vdis         make many quickly; a kill does not lose them   (simulator.build)
 """
 
 from __future__ import annotations
@@ -281,7 +280,11 @@ class Control:
     # -- making many
 
     def _add_vms(self, _rest: str, wish: dict[str, Any]) -> Any:
-        return self._builder.add_vm(wish)
+        made = self._builder.add_vm(wish)
+        self._pool.db.flush()
+        return made
 
     def _add_vdis(self, _rest: str, wish: dict[str, Any]) -> Any:
-        return self._builder.add_vdis(wish)
+        made = self._builder.add_vdis(wish)
+        self._pool.db.flush()
+        return made

@@ -16,7 +16,11 @@ PARENT_KEY = "vhd-parent"
 
 
 def apply_node(db: Database, vdi: Row, node: Node) -> None:
-    """Bring a record in line with its file; nothing is written when nothing changed."""
+    """Bring a record in line with its file; nothing is written when nothing changed.
+
+    The node must have been read with the database locked: an older one would bring back what the collector or a
+    snapshot has changed meanwhile.
+    """
     sm_config = {key: value for key, value in vdi["sm_config"].items() if key != PARENT_KEY}
     if node.parent is not None:
         sm_config[PARENT_KEY] = node.parent
@@ -31,12 +35,13 @@ def apply_node(db: Database, vdi: Row, node: Node) -> None:
         db.put(vdi, **changes)
 
 
-def new_record(pool: Pool, sr: Row, node: Node, fields: dict[str, Any]) -> Row:
-    """Make a record for a file."""
+def new_record(pool: Pool, sr: Row, uuid: str, fields: dict[str, Any]) -> Row:
+    """Make a record for a file. Raises StorageError 46 when the file is gone."""
     with pool.db as db:
+        node = pool.repository(sr).node(uuid)
         values: dict[str, Any] = {
-            "uuid": node.uuid,
-            "location": node.uuid,
+            "uuid": uuid,
+            "location": uuid,
             "SR": sr.ref,
             "managed": True,
             "type": "user",
@@ -51,10 +56,9 @@ def new_record(pool: Pool, sr: Row, node: Node, fields: dict[str, Any]) -> Row:
 
 
 def refresh(pool: Pool, vdi: Row) -> None:
-    """Bring one record in line with its file. The database must not be locked: files may be slow."""
-    node = pool.repository_of(vdi).node(vdi["uuid"])
+    """Bring one record in line with its file. Raises StorageError 46 when the file is gone."""
     with pool.db as db:
-        apply_node(db, vdi, node)
+        apply_node(db, vdi, pool.repository_of(vdi).node(vdi["uuid"]))
 
 
 def scan(pool: Pool, sr: Row, *, introduces: bool) -> None:
@@ -64,10 +68,9 @@ def scan(pool: Pool, sr: Row, *, introduces: bool) -> None:
     wait for the collector (xapi-observed.md).
     """
     repository = pool.repository(sr)
-    nodes = repository.nodes()
-    used = repository.used_bytes()
-    parents = {node.parent for node in nodes.values()}
     with pool.db as db:
+        nodes = repository.nodes()
+        parents = {node.parent for node in nodes.values()}
         known = {vdi["uuid"]: vdi for vdi in db.linked(sr, "VDIs", "VDI")}
         for uuid, vdi in known.items():
             if uuid in nodes:
@@ -77,11 +80,15 @@ def scan(pool: Pool, sr: Row, *, introduces: bool) -> None:
         for uuid, node in nodes.items():
             if introduces and uuid not in known and (not node.hidden or uuid in parents):
                 _introduce(pool, sr, node)
-        allocation = sum(node.virtual_size for node in nodes.values())
-        db.put(sr, physical_utilisation=used, virtual_allocation=allocation, physical_size=pool.settings.sr_capacity)
+        db.put(
+            sr,
+            physical_utilisation=repository.used_bytes(),
+            virtual_allocation=sum(node.virtual_size for node in nodes.values()),
+            physical_size=pool.settings.sr_capacity,
+        )
 
 
 def _introduce(pool: Pool, sr: Row, node: Node) -> None:
     label = {"name_label": "base copy", "managed": False, "read_only": True} if node.hidden else {}
-    row = new_record(pool, sr, node, {"metadata_of_pool": NULL, **label})
+    row = new_record(pool, sr, node.uuid, {"metadata_of_pool": NULL, **label})
     pool.db.note(f"found/{row['uuid']}", value=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from simulator import disks
 from simulator.api import device_rules, domains
 from simulator.api.registry import Context
 from simulator.api.vdi import backend_failure, new_record, on_sr, rounded
@@ -329,9 +330,8 @@ class Transfers:
             repository.import_vhd(uuid, body, length, ctx.progress)
         else:
             repository.import_raw(uuid, body, length, ctx.progress)
-        node = repository.node(uuid)
+        disks.refresh(self._pool, transfer.vdi)
         with ctx.db as db:
-            db.put(transfer.vdi, physical_utilisation=node.physical_size)
             db.note(f"digest/{uuid}", None)
 
 

@@ -53,7 +53,7 @@ def task_destroy(ctx: Context, task: Row) -> None:
     ctx.pool.tasks.destroy(task)
 
 
-@call("task.cancel", "&task")
+@call("task.cancel", "&task", has_async=False)
 def task_cancel(ctx: Context, task: Row) -> None:
     """Ask a task to stop; it rarely does."""
     ctx.pool.tasks.cancel(task)

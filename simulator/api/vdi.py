@@ -74,7 +74,7 @@ def on_vdi(ctx: Context, vdi: Row, operation: str) -> Iterator[None]:
 
 def new_record(ctx: Context, sr: Row, uuid: str, **fields: Any) -> Row:
     """Make the record of a file that was just made."""
-    return disks.new_record(ctx.pool, sr, ctx.pool.repository(sr).node(uuid), fields)
+    return disks.new_record(ctx.pool, sr, uuid, fields)
 
 
 @call("VDI.create", "record:VDI", returns="@VDI")
@@ -157,22 +157,22 @@ def branch(ctx: Context, vdi: Row, operation: str, **fields: Any) -> Row:
         digest = repository.sha256(vdi["uuid"]) if vdi["virtual_size"] <= pool.settings.digest_limit else None
         work = repository.snapshot if operation == "snapshot" else repository.clone
         has_base = work(vdi["uuid"], new_uuid, base_uuid)
-    nodes = [repository.node(one) for one in (new_uuid, vdi["uuid"])]
-    base = repository.node(base_uuid) if has_base else None
     values = {name: vdi[name] for name in _COPIED} | {"snapshot_time": pool.clock.stamp(), "metadata_of_pool": NULL}
     if operation == "snapshot":
         values |= {"is_a_snapshot": True, "snapshot_of": vdi.ref}
     with ctx.db as db:
-        if base is not None:
+        if has_base:
             hidden = {"name_label": "base copy", "managed": False, "read_only": True, "metadata_of_pool": NULL}
-            disks.new_record(pool, sr, base, hidden | {"type": vdi["type"]})
-        row = disks.new_record(pool, sr, nodes[0], values | fields)
+            # The collector may have merged it into its own parent already.
+            with contextlib.suppress(StorageError):
+                disks.new_record(pool, sr, base_uuid, hidden | {"type": vdi["type"]})
+        row = disks.new_record(pool, sr, new_uuid, values | fields)
         if digest is not None:
             db.note(f"digest/{new_uuid}", digest)
             # Outlives the snapshot, for whoever compares what became of it with what the disk was.
             taken = {**db.notes.get(f"digests/{vdi['uuid']}", {}), new_uuid: digest}
             db.note(f"digests/{vdi['uuid']}", dict(list(taken.items())[-_DIGESTS_KEPT:]))
-        disks.apply_node(db, vdi, nodes[1])
+        disks.apply_node(db, vdi, repository.node(vdi["uuid"]))
         return row
 
 

@@ -234,6 +234,8 @@ class Listener:
 
     def open(self) -> None:
         """Bind (the same port again after `close`) and accept. Raises OSError when the port is taken."""
+        if self._sock is not None:
+            return
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

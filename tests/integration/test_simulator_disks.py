@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.simulator import Client, SimulatorProcess, vm_record
+from tests.support.simulator import Client, ControlRefused, SimulatorProcess, XenFailure, vm_record
 
 NULL = "OpaqueRef:NULL"
 MIB = 1 << 20
@@ -322,6 +322,42 @@ def test_a_scan_finds_files_without_record_and_drops_records_without_file(
     assert (found["name_label"], found["managed"]) == ("", True)
     (lost,) = [one for one in simulator.leaks()["vdis"] if one["uuid"] == uuid]
     assert lost["found_by_scan"]
+
+
+@pytest.mark.slow
+def test_records_and_files_agree_after_a_storm_of_snapshots_and_merges() -> None:
+    options = ("--vms", "2", "--guest-writes", "200", "--quiet-period", "0")
+    with SimulatorProcess(*options) as storm, storm.session() as watcher:
+        sr_ref = watcher("SR.get_all")[0]
+        problems: list[object] = []
+
+        def work(name: str) -> None:
+            try:
+                with storm.session() as client:
+                    vdi = client.root_disk(client.find_vm(name))
+                    for _ in range(12):
+                        snapshot = client("VDI.snapshot", vdi, {})
+                        disk = storm.disk(client("VDI.get_uuid", snapshot))
+                        assert disk["sha256"] == disk["sha256_at_snapshot"]
+                        client("SR.scan", sr_ref)
+                        client("VDI.destroy", snapshot)
+            except (XenFailure, OSError, AssertionError, ControlRefused) as problem:
+                problems.append(problem)
+
+        threads = [threading.Thread(target=work, args=(name,)) for name in ("demo-01", "demo-02")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(50)
+        assert problems == []
+        for _ in range(3):
+            storm.coalesce()
+        records = watcher("VDI.get_all_records")
+        assert len(records) == 2
+        for record in records.values():
+            assert "vhd-parent" not in record["sm_config"]
+            assert storm.disk(record["uuid"])["depth"] == 1
+        assert storm.leaks() == {}
 
 
 def test_positions_are_free_taken_or_no_positions(xen: Client) -> None:
