@@ -1,4 +1,4 @@
-"""snapshot: take the disks of a VM as they are at one instant, wait until the storage has coalesced, push the images.
+"""snapshot: take the disks of a VM as they are at an instant, wait until the storage has coalesced, push the images.
 
     find_disks -> take_snapshot -> wait_for_coalesce -> push_to_glance -> discard_snapshot
 
@@ -6,16 +6,17 @@ Left behind when it fails: nothing. `forget_snapshot` and `withdraw_images` undo
 image that the caller made stays as it was (queued). Once every image is active there is no way back: only the clean-up
 is left.
 
-The rules are those of operations.md 6. What the steps know of each disk travels as plain data under `disks`.
+The rules are those of operations.md 6. Each disk is whole at an instant of its own (so it is with VM.snapshot). What
+the steps know of each disk travels as plain data under `disks`.
 """
 
 from __future__ import annotations
 
 from tasks.snapshot.coalesce import wait_for_coalesce
 from tasks.snapshot.find import find_disks
-from tasks.snapshot.push import discard_snapshot, push_to_glance
+from tasks.snapshot.push import push_to_glance
 from tasks.snapshot.request import SnapshotRequest
-from tasks.snapshot.take import take_snapshot
+from tasks.snapshot.take import discard_snapshot, take_snapshot
 from worker.operations.definition import operation
 
 snapshot = operation(

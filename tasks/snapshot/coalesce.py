@@ -5,13 +5,13 @@ An export reads the whole chain through the storage manager, so a right image do
 
 from __future__ import annotations
 
-from tasks.snapshot.disks import Disk, by_sr, vanished
+from tasks.snapshot.disks import Disk, by_sr, not_pushed, vanished
 from tasks.snapshot.request import SnapshotRequest
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.operations.wait import Redo, Until, Wait
 from worker.settings import Settings
-from worker.xenapi import sr, vdi
+from worker.xenapi import vdi
 from worker.xenapi.session import Session
 
 
@@ -23,11 +23,12 @@ def wait_for_coalesce(op: Op, pool: Session, settings: Settings) -> None:
     if request.coalesce == "skip":
         return
     until: list[Until] = []
-    for sr_ref, in_sr in by_sr([disk for disk in op.data["disks"] if disk.get("ancestors")]):
-        if not _collector_works(op, pool, sr_ref):
-            continue
-        chain = vdi.Chain(vdi.in_sr(pool, sr_ref))
-        until += [one for disk in in_sr for one in _uncoalesced(disk, chain)]
+    for sr_ref, in_sr in by_sr([disk for disk in not_pushed(op.data["disks"]) if disk["ancestors"]]):
+        if op.data["collectors"][sr_ref]:
+            chain = vdi.Chain(vdi.in_sr(pool, sr_ref))
+            until += [one for disk in in_sr for one in _uncoalesced(disk, chain)]
+        else:
+            op.note("coalescing is switched off on the storage repository: not waited for")
     if not until:
         return
     if op.waited_s >= budget_s:
@@ -39,17 +40,6 @@ def wait_for_coalesce(op: Op, pool: Session, settings: Settings) -> None:
         check_every_s=max(1.0, min(settings.coalesce_check_s, budget_s - op.waited_s)),
         deadline_s=budget_s + 2 * settings.coalesce_check_s,
     )
-
-
-def _collector_works(op: Op, pool: Session, sr_ref: str) -> bool:
-    """Tell whether the storage repository's collector is switched on; asked once in an operation."""
-    known = op.data.get("collectors", {})
-    if sr_ref not in known:
-        known[sr_ref] = sr.can_coalesce(sr.get(pool, sr_ref))
-        op.remember(collectors=known)
-        if not known[sr_ref]:
-            op.note("coalescing is switched off on the storage repository: not waited for")
-    return bool(known[sr_ref])
 
 
 def _uncoalesced(disk: Disk, chain: vdi.Chain) -> list[Until]:
@@ -64,6 +54,11 @@ def _uncoalesced(disk: Disk, chain: vdi.Chain) -> list[Until]:
         return []
     below_uuid = chain.parent_of(parent_uuid)
     siblings = [child for child in chain.children(below_uuid) if child != parent_uuid] if below_uuid else []
-    if below_uuid is None or siblings or "gc_no_space" in chain.rec_of(disk["vdi_uuid"])["sm_config"]:
+    if below_uuid is None or siblings or _lacks_space(chain, disk["vdi_uuid"], parent_uuid):
         return []
     return [Until("vdi", disk["vdi_ref"], "sm_config/vhd-parent", [parent_uuid])]
+
+
+def _lacks_space(chain: vdi.Chain, *vdi_uuids: str) -> bool:
+    """Tell whether the collector has given up on one of the nodes for want of space (xapi.md 9.3)."""
+    return any("gc_no_space" in chain.rec_of(uuid)["sm_config"] for uuid in vdi_uuids if uuid in chain)

@@ -7,13 +7,18 @@ from typing import Any
 
 Disk = dict[str, Any]
 """userdevice, vdi_ref, vdi_uuid, sr_ref, virtual_size, image_id, image_is_ours; later ancestors, intended,
-snapshot_task, snapshot_ref, push_intended, pushed."""
+snapshot_task, snapshot_ref, has_lost_call, push_intended, pushed."""
 
 
 def by_sr(disks: list[Disk]) -> Iterable[tuple[str, list[Disk]]]:
     """Yield each storage repository with its disks, in the order of the disks."""
     for sr_ref in dict.fromkeys(disk["sr_ref"] for disk in disks):
         yield sr_ref, [disk for disk in disks if disk["sr_ref"] == sr_ref]
+
+
+def not_pushed(disks: list[Disk]) -> list[Disk]:
+    """Return the disks whose snapshots are still needed."""
+    return [disk for disk in disks if not disk.get("pushed")]
 
 
 def vanished(disk: Disk) -> str:

@@ -11,7 +11,7 @@ from worker.images.image import ImageState
 from worker.images.store import ImageStore
 from worker.operations.definition import step
 from worker.operations.op import Op
-from worker.xenapi import vbd, vdi, vm
+from worker.xenapi import event, sr, vbd, vm
 from worker.xenapi.session import Session
 
 
@@ -23,9 +23,20 @@ def find_disks(op: Op, pool: Session, images: ImageStore) -> None:
     op.hold(f"vm:{found.rec['uuid']}", queue=request.on_conflict == "wait")
     disks = _wanted(vbd.disks_of(pool, found.ref), request.disks, found.rec["name_label"])
     plans = []
+    collectors = {}
+    # All disks, and the pool's few storage repositories, in one call.
+    records = event.records(pool, [f"VDI/{disk.vdi_ref}" for disk in disks] + ["SR"])
     for position, disk in enumerate(disks):
-        vdi_rec = vdi.get(pool, disk.vdi_ref)
-        _check_can_snapshot(vdi_rec, found.rec["name_label"], disk.userdevice)
+        what = f"Disk {disk.userdevice} of VM {found.rec['name_label']!r}"
+        vdi_rec = records.get(("vdi", disk.vdi_ref))
+        if vdi_rec is None:
+            raise DiskNotFound(f"{what} has left the pool while it was looked at: submit again.")
+        sr_rec = records["sr", vdi_rec["SR"]]
+        collectors[vdi_rec["SR"]] = sr.can_coalesce(sr_rec)
+        reason = _why_never(pool, vdi_rec, sr_rec)
+        if reason:
+            advice = " Or leave it out with disks=root." if position else ""
+            raise StorageUnsupported(f"{what} (VDI {vdi_rec['uuid']}) {reason}{advice}")
         given = request.image_id if position == 0 else None
         image_id = str(given or uuid5(NAMESPACE_OID, f"vmops {op.id} disk {disk.userdevice}"))
         _check_image(images, image_id, op.id, given=given is not None)
@@ -40,7 +51,7 @@ def find_disks(op: Op, pool: Session, images: ImageStore) -> None:
                 "image_is_ours": given is None,
             }
         )
-    op.remember(vm=_facts(found.rec), disks=plans)
+    op.remember(vm=_facts(found.rec), disks=plans, collectors=collectors)
 
 
 def _wanted(disks: list[vbd.Disk], which: str, vm_name: str) -> list[vbd.Disk]:
@@ -50,17 +61,23 @@ def _wanted(disks: list[vbd.Disk], which: str, vm_name: str) -> list[vbd.Disk]:
     )
     if root is None:
         raise DiskNotFound(
-            f"VM {vm_name!r} has no root disk (userdevice 0, or a bootable one): there is nothing to snapshot."
+            f"VM {vm_name!r} has no root disk: give it one as userdevice 0, or mark one of its disks as bootable."
         )
     return [root, *(one for one in disks if one is not root)] if which == "all" else [root]
 
 
-def _check_can_snapshot(vdi_rec: dict[str, Any], vm_name: str, userdevice: str) -> None:
-    what = f"Disk {userdevice} of VM {vm_name!r} (VDI {vdi_rec['uuid']})"
+def _why_never(pool: Session, vdi_rec: dict[str, Any], sr_rec: dict[str, Any]) -> str | None:
+    """Return why a disk can never be snapshotted, None for one that can, or that only cannot at the moment."""
     if vdi_rec["sharable"]:
-        raise StorageUnsupported(f"{what} is shared between VMs; XenServer cannot snapshot it.")
-    if "snapshot" not in vdi_rec["allowed_operations"] and not vdi_rec["current_operations"]:
-        raise StorageUnsupported(f"{what} lies on a storage repository that cannot take snapshots.")
+        return "is shared between VMs, and XenServer cannot snapshot such a disk: make it not sharable."
+    if "snapshot" in vdi_rec["allowed_operations"]:
+        return None
+    if vdi_rec["sm_config"].get("type") != "raw" and sr.can_snapshot(pool, sr_rec):
+        return None
+    return (
+        f"lies raw on storage repository {sr_rec['name_label']!r} of type {sr_rec['type']}, where it cannot be "
+        "snapshotted: move it to one that keeps disks as VHDs."
+    )
 
 
 def _check_image(images: ImageStore, image_id: str, operation_id: str, *, given: bool) -> None:

@@ -1,4 +1,4 @@
-"""Last steps: each snapshot straight from the pool into its image, then the snapshots away."""
+"""Fourth step: each snapshot straight from the pool into its image, and its undo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.operations.op import Op
 from worker.operations.wait import Redo
 from worker.retry import Kind, kind_of
 from worker.settings import Settings
-from worker.xenapi import transfer, vdi, xapi_task
+from worker.xenapi import transfer, xapi_task
 from worker.xenapi.session import Session
 
 
@@ -121,10 +121,3 @@ def _properties(op: Op, request: SnapshotRequest) -> dict[str, str]:
         **request.properties,
         "vmops_operation": op.id,
     }
-
-
-@step
-def discard_snapshot(op: Op, pool: Session) -> None:
-    """Destroy the snapshots; one that is gone already is no error."""
-    for disk in op.data["disks"]:
-        vdi.destroy_if_present(pool, disk["snapshot_ref"])

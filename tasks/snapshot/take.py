@@ -1,4 +1,4 @@
-"""Second step: one snapshot of each disk, however often the step is run, and its undo.
+"""Second step: one snapshot of each disk, however often the step is run; its undo; and the last step, the clean-up.
 
 A snapshot is known by `other_config["vmops.snapshot-operation"]`. The key is put on the VM's disk before the call,
 because VDI.snapshot copies other_config and takes no mark of its own (xapi.md 9.1), and is removed from it afterwards.
@@ -6,11 +6,14 @@ because VDI.snapshot copies other_config and takes no mark of its own (xapi.md 9
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
-from tasks.snapshot.disks import Disk, by_sr
+from tasks.snapshot.calls import carry_out, destroy, ended, until_ended
+from tasks.snapshot.disks import Disk, by_sr, not_pushed
 from tasks.snapshot.request import SnapshotRequest
-from worker.errors import StorageUnsupported, XenAPIFailure
+from worker.errors import DiskNotFound, StorageUnsupported, XenAPIFailure
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.operations.wait import Redo, Until, Wait
@@ -22,10 +25,9 @@ from worker.xenapi.session import Session
 MARK = "vmops.snapshot-operation"
 #: Chain length at which the storage manager refuses another snapshot (xapi.md 9.1).
 CHAIN_LIMIT = 30
-#: A snapshot call usually ends within this time; longer ones are waited for without a worker.
-_SNAPSHOT_SHORT_S = 5.0
-_SNAPSHOT_DEADLINE_S = 2 * 3600.0  # XAPI's own limit for waiting on a lock (xapi.md 4.2)
-_TASK_CHECK_S = 60.0
+
+Records = dict[str, dict[str, Any]]
+"""The disks of a storage repository: ref -> record."""
 
 
 def forget_snapshot(op: Op, pool: Session) -> None:
@@ -33,51 +35,65 @@ def forget_snapshot(op: Op, pool: Session) -> None:
     disks = [disk for disk in op.data.get("disks", []) if disk.get("intended")]
     if any(not disk.get("snapshot_ref") for disk in disks):
         _await_snapshot_calls(op, pool)
-    for disk in disks:
-        if disk.get("snapshot_task"):
-            xapi_task.finish(pool, disk["snapshot_task"])
     for sr_ref, in_sr in by_sr(disks):
         records = vdi.in_sr(pool, sr_ref)
-        taken = {disk.get("snapshot_ref") for disk in in_sr}
-        for vdi_ref, rec in records.items():
-            if vdi_ref in taken or _maker(rec) == op.id:
-                vdi.destroy_if_present(pool, vdi_ref)
+        _destroy_all(op, pool, records, {disk.get("snapshot_ref") for disk in in_sr})
         for disk in in_sr:
             if disk["vdi_ref"] in records:
                 _unmark(pool, disk)
+    for task_ref in [*(disk.get("snapshot_task") for disk in disks), *op.data.get("begun", {}).values()]:
+        if task_ref:
+            xapi_task.finish(pool, task_ref)
+
+
+@step
+def discard_snapshot(op: Op, pool: Session) -> None:
+    """Destroy the snapshots; one that is gone already is no error."""
+    for sr_ref, in_sr in by_sr(op.data["disks"]):
+        if any(disk.get("has_lost_call") for disk in in_sr):
+            # A call that XAPI had forgotten may have made a snapshot after all, behind that of its successor.
+            _destroy_all(op, pool, vdi.in_sr(pool, sr_ref), {disk["snapshot_ref"] for disk in in_sr})
+            continue
+        for disk in in_sr:
+            destroy(op, pool, disk["snapshot_ref"])
+
+
+def _destroy_all(op: Op, pool: Session, records: Records, taken: set[str | None]) -> None:
+    for vdi_ref, rec in records.items():
+        if vdi_ref in taken or _maker(rec) == op.id:
+            destroy(op, pool, vdi_ref)
 
 
 @step(undo=forget_snapshot)
 def take_snapshot(op: Op, pool: Session, settings: Settings) -> None:
     """Snapshot each disk once: a second run finds the first one's by its mark."""
     disks = op.data["disks"]
-    for sr_ref, in_sr in by_sr(disks):
+    for sr_ref, in_sr in by_sr(not_pushed(disks)):
         records = vdi.in_sr(pool, sr_ref)
-        chain = vdi.Chain(records)
+        _sweep(op, pool, in_sr, records)
         for disk in in_sr:
-            if not disk.get("snapshot_ref"):
-                _sweep(op, pool, disk, records)
-                disk["snapshot_ref"] = _adopt(op, disk, records) or _take(op, pool, settings, disk, chain)
+            if disk.get("snapshot_ref") not in records:
+                disk["snapshot_ref"] = _earlier(op, pool, disk, records) or _take(op, pool, settings, disk, records)
                 op.remember(disks=disks)
             _unmark(pool, disk)
         # The collector starts only after a scan, and parents are true only after one (operations.md 6.1, xapi.md 9.3).
-        sr.scan(pool, sr_ref)
+        _scan(op, pool, sr_ref)
 
 
-def _sweep(op: Op, pool: Session, disk: Disk, records: dict[str, dict[str, Any]]) -> None:
-    """Destroy the disk's snapshots that operations left behind which are dead by now."""
-    for vdi_ref, rec in records.items():
-        owner = _maker(rec) if rec["snapshot_of"] == disk["vdi_ref"] else None
+def _scan(op: Op, pool: Session, sr_ref: str) -> None:
+    begin = partial(sr.start_scan, pool, sr_ref)
+    carry_out(op, pool, f"scan {sr_ref}", begin, "the pool is scanning the storage repository")
+
+
+def _sweep(op: Op, pool: Session, disks: Iterable[Disk], records: Records) -> None:
+    """Destroy the disks' snapshots that operations left behind which are dead by now; drop them from the records."""
+    of_disks = {disk["vdi_ref"] for disk in disks}
+    for vdi_ref, rec in list(records.items()):
+        owner = _maker(rec) if rec["snapshot_of"] in of_disks else None
         if owner and owner != op.id and not op.live(owner):
-            vdi.destroy_if_present(pool, vdi_ref)
+            destroy(op, pool, vdi_ref)
+            del records[vdi_ref]
             op.note(f"destroyed snapshot {rec['uuid']}, left behind by operation {owner}")
-
-
-def _adopt(op: Op, disk: Disk, records: dict[str, dict[str, Any]]) -> str | None:
-    for vdi_ref, rec in records.items():
-        if rec["snapshot_of"] == disk["vdi_ref"] and _maker(rec) == op.id:
-            return vdi_ref
-    return None
 
 
 def _maker(rec: dict[str, Any]) -> str | None:
@@ -88,52 +104,52 @@ def _maker(rec: dict[str, Any]) -> str | None:
     return rec["other_config"].get(MARK) if rec["is_a_snapshot"] and not rec["VBDs"] else None
 
 
-def _take(op: Op, pool: Session, settings: Settings, disk: Disk, chain: vdi.Chain) -> str:
+def _earlier(op: Op, pool: Session, disk: Disk, records: Records) -> str | None:
+    """Return the snapshot that an earlier run took or began to take, None when there is none."""
+    task_ref = disk.get("snapshot_task")
+    if task_ref:
+        outcome = ended(pool, task_ref, "the pool is taking the snapshot")
+        disk["snapshot_task"] = None
+        if outcome.status == "success":
+            return outcome.result
+        if outcome.error is not None:
+            op.remember(disks=op.data["disks"])
+            raise outcome.error
+    if not disk.get("intended"):
+        return _marked(op, disk, records)
+    # The call went out, and what became of it is unknown: let every snapshot call of the pool end, then look.
+    _await_snapshot_calls(op, pool)
+    disk["has_lost_call"] = True
+    return _marked(op, disk, vdi.in_sr(pool, disk["sr_ref"]))
+
+
+def _marked(op: Op, disk: Disk, records: Records) -> str | None:
+    for vdi_ref, rec in records.items():
+        if rec["snapshot_of"] == disk["vdi_ref"] and _maker(rec) == op.id:
+            return vdi_ref
+    return None
+
+
+def _take(op: Op, pool: Session, settings: Settings, disk: Disk, records: Records) -> str:
     disks = op.data["disks"]
-    if disk.get("snapshot_task"):
-        found = _outcome(pool, disk, disk["snapshot_task"])
-        if found:
-            return found
-    elif disk.get("intended"):
-        # The call went out, and what became of it is unknown: let every snapshot call of the pool end, then look.
-        _await_snapshot_calls(op, pool)
-        records = vdi.in_sr(pool, disk["sr_ref"])
-        found = _adopt(op, disk, records)
-        if found:
-            return found
+    chain = vdi.Chain(records)
+    if disk["vdi_ref"] not in records:
+        raise DiskNotFound(
+            f"Disk {disk['userdevice']} of VM {op.data['vm']['name']!r} (VDI {disk['vdi_uuid']}) has left its storage "
+            "repository since the operation began: it was destroyed or moved. Submit again."
+        )
     disk["ancestors"] = chain.ancestors(disk["vdi_uuid"])
-    _check_chain(op, pool, settings, disk)
+    _check_chain(op, pool, settings, disk, chain)
     disk["intended"] = True
-    disk["snapshot_task"] = None
     op.remember(disks=disks, calls_on_the_way=None)
-    if chain.rec_of(disk["vdi_uuid"])["other_config"].get(MARK) != op.id:
+    if records[disk["vdi_ref"]]["other_config"].get(MARK) != op.id:
         vdi.add_to_other_config(pool, disk["vdi_ref"], MARK, op.id)
     disk["snapshot_task"] = vdi.start_snapshot(pool, disk["vdi_ref"])
     op.remember(disks=disks)
-    taken = _outcome(pool, disk, disk["snapshot_task"])
+    taken = _earlier(op, pool, disk, records)
     if taken is None:
         raise Redo("take_snapshot", "the pool forgot the snapshot call: XAPI was restarted")
     return taken
-
-
-def _outcome(pool: Session, disk: Disk, task_ref: str) -> str | None:
-    """Return what the snapshot call made; None when XAPI has forgotten the call."""
-    outcome = xapi_task.wait(pool, task_ref, _SNAPSHOT_SHORT_S)
-    if outcome.status == "pending":
-        raise Wait(
-            "the pool is taking the snapshot",
-            until=[Until("task", task_ref, "status", ["pending"])],
-            check_every_s=_TASK_CHECK_S,
-            deadline_s=_SNAPSHOT_DEADLINE_S,
-        )
-    if outcome.status == "vanished":
-        disk["snapshot_task"] = None
-        return None
-    xapi_task.finish(pool, task_ref)
-    if outcome.status == "success":
-        return outcome.result
-    disk["snapshot_task"] = None
-    raise outcome.error or XenAPIFailure(["TASK_CANCELLED", task_ref], "VDI.snapshot")
 
 
 def _await_snapshot_calls(op: Op, pool: Session) -> None:
@@ -145,24 +161,24 @@ def _await_snapshot_calls(op: Op, pool: Session) -> None:
     else:
         pending = [task_ref for task_ref in pending if task_ref in known]
     if pending:
-        raise Wait(
-            "a snapshot call of unknown outcome ends",
-            until=[Until("task", task_ref, "status", ["pending"]) for task_ref in pending],
-            check_every_s=_TASK_CHECK_S,
-            deadline_s=_SNAPSHOT_DEADLINE_S,
-        )
+        raise until_ended(pending, "a snapshot call of unknown outcome ends")
 
 
-def _check_chain(op: Op, pool: Session, settings: Settings, disk: Disk) -> None:
-    if len(disk["ancestors"]) + 1 < CHAIN_LIMIT:
+def _check_chain(op: Op, pool: Session, settings: Settings, disk: Disk, chain: vdi.Chain) -> None:
+    """Wait for room in the chain when it has none. Raises Wait, and StorageUnsupported when there never will be any."""
+    nodes = [disk["vdi_uuid"], *disk["ancestors"]]
+    if len(nodes) < CHAIN_LIMIT:
         return
-    what = f"The chain of VDI {disk['vdi_uuid']} has reached the storage manager's limit of {CHAIN_LIMIT}"
-    if not sr.can_coalesce(sr.get(pool, disk["sr_ref"])):
-        raise StorageUnsupported(f"{what}, and coalescing is switched off on its storage repository: switch it on.")
-    sr.scan(pool, disk["sr_ref"])
+    what = f"chain of VDI {disk['vdi_uuid']} has reached the storage manager's limit of {CHAIN_LIMIT}"
+    if not op.data["collectors"][disk["sr_ref"]]:
+        raise StorageUnsupported(f"The {what}, and coalescing is switched off on its storage repository: switch it on.")
+    if all(len(chain.children(parent)) > 1 for parent in disk["ancestors"]):
+        raise StorageUnsupported(f"The {what}, and no link of it can be merged: delete old snapshots of the disk.")
+    _scan(op, pool, disk["sr_ref"])
+    links = [uuid for uuid in disk["ancestors"] if uuid in chain]
     raise Wait(
-        f"{what}: it must coalesce first",
-        until=[Until("vdi", disk["vdi_ref"], "sm_config/vhd-parent", disk["ancestors"][:1])],
+        f"the {what}: it must coalesce first",
+        until=[Until("vdi", chain.ref_of(uuid), "uuid", [uuid]) for uuid in links],
         check_every_s=settings.coalesce_check_s,
         deadline_s=op.request(SnapshotRequest).coalesce_budget_s or settings.coalesce_budget_s,
     )

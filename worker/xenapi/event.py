@@ -47,6 +47,15 @@ def poll(session: Session, classes: Sequence[str], token: str, timeout_s: float 
     )
 
 
+def records(session: Session, objects: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the records of several objects (`VDI/OpaqueRef:...`) and classes (`SR`): (class, ref) -> record. One call.
+
+    Classes are in lower case in the answer; an object that does not exist is not in it.
+    """
+    events = poll(session, objects, "").events
+    return {(one.cls, one.ref): one.rec for one in events if one.rec is not None}
+
+
 def _event(item: dict[str, Any]) -> Event:
     operation = cast("Literal['add', 'mod', 'del']", item["operation"])
     return Event(str(item["class"]).lower(), operation, str(item["ref"]), item.get("snapshot"))

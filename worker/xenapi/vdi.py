@@ -38,6 +38,11 @@ def start_snapshot(session: Session, vdi_ref: str) -> str:
     return session.call_async("VDI.snapshot", vdi_ref, {})
 
 
+def start_destroy(session: Session, vdi_ref: str) -> str:
+    """Begin to destroy the disk; return the task. One that is gone fails there with HANDLE_INVALID."""
+    return session.call_async("VDI.destroy", vdi_ref)
+
+
 def destroy_if_present(session: Session, vdi_ref: str) -> bool:
     """Destroy the VDI; return whether it was there. Raises XenAPIFailure VDI_IN_USE while something holds it."""
     try:
