@@ -29,6 +29,7 @@ _LINK_SCHEMA = {
     "additionalProperties": False,
 }
 _LINK_EXAMPLE = {"operation_id": "5f3c9d0e-7a41-4b0f-9f0e-0d6c1f1a2b3c", "position": 0}
+_BOUNDS = {"exclusiveMinimum": "above", "minimum": "from", "exclusiveMaximum": "below", "maximum": "to"}
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
@@ -186,10 +187,8 @@ def _one_type(part: Mapping[str, Any]) -> str:
     kind = part.get("type", "value")
     names = kind if isinstance(kind, list) else [kind]
     text = " or ".join(str(part.get("format", name)) for name in names if name != "null")
-    low = part.get("minimum", part.get("exclusiveMinimum"))
-    high = part.get("maximum", part.get("exclusiveMaximum"))
-    bounds = [f"from {low:g}" if low is not None else "", f"to {high:g}" if high is not None else ""]
-    return " ".join([text, *filter(None, bounds)])
+    bounds = [f"{word} {part[key]:g}" for key, word in _BOUNDS.items() if key in part]
+    return " ".join(["secret" if text == "password" else text, *bounds])
 
 
 def command_line(entry: Entry) -> str:
