@@ -1,0 +1,88 @@
+"""Checking a request, and what is secret in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from worker.errors import RequestError, SecretInClear
+from worker.operations.request import Instance, InstanceRequest, Request, Secret, check, secret_fields
+
+
+class Example(InstanceRequest):
+    """A request as operations have them."""
+
+    size: int = 1
+    password: Secret | None = None
+    token: Secret = Secret(sealed="")
+
+
+def refuse(values: dict[str, Any]) -> str:
+    with pytest.raises(RequestError) as refusal:
+        check(Example, values, {"seal": None})
+    return str(refusal.value)
+
+
+def test_a_good_request_is_returned_as_its_model() -> None:
+    request = check(Example, {"instance": {"name": "web01"}, "size": 3}, {})
+    assert isinstance(request, Example)
+    assert (request.size, request.label, request.on_conflict, request.pool) == (3, "web01", "wait", None)
+
+
+def test_everything_that_is_wrong_is_told_in_one_sentence() -> None:
+    text = refuse({"instance": {}, "size": "many", "colour": "red"})
+    assert text == (
+        "The request is not valid: instance: name the VM by uuid, name or vm_uuid; "
+        "size: Input should be a valid integer, unable to parse string as an integer; "
+        "colour: Extra inputs are not permitted."
+    )
+
+
+@pytest.mark.parametrize(
+    ("instance", "part"),
+    [
+        ({"name": ""}, "instance.name: String should have at least 1 character"),
+        ({"uuid": "x"}, "instance.uuid: Input should be a valid UUID"),
+        ({"ref": "OpaqueRef:1"}, "instance.ref: Extra inputs are not permitted"),
+        ("web01", "instance: Input should be"),
+    ],
+)
+def test_a_vm_is_named_by_uuid_name_or_vm_uuid(instance: Any, part: str) -> None:
+    assert part in refuse({"instance": instance})
+
+
+def test_a_refusal_does_not_repeat_the_value() -> None:
+    assert "hunter2" not in refuse({"instance": {"name": "web01"}, "size": "hunter2"})
+
+
+@pytest.mark.parametrize("field", ["name", "uuid", "vm_uuid"])
+def test_the_label_is_what_people_know(field: str) -> None:
+    value = "5f3c9d0e-7a41-4b0f-9f0e-0d6c1f1a2b3c"
+    assert Instance.model_validate({field: value}).label == value
+
+
+class TestSecret:
+    def test_clear_text_is_refused_without_repeating_it(self) -> None:
+        with pytest.raises(
+            SecretInClear, match=r"password: the secret came in clear; seal it \(VMOps\.seal\)"
+        ) as refusal:
+            check(Example, {"instance": {"name": "web01"}, "password": "hunter2"}, {"seal": None})
+        assert "hunter2" not in str(refusal.value)
+
+    def test_clear_text_is_sealed_on_arrival_where_that_is_allowed(self) -> None:
+        request = check(
+            Example, {"instance": {"name": "web01"}, "password": "hunter2"}, {"seal": lambda text: text[::-1]}
+        )
+        assert isinstance(request, Example)
+        assert request.password == Secret(sealed="2retnuh")
+
+    def test_shows_nothing(self) -> None:
+        secret = Secret(sealed="c2VhbGVk")
+        assert (
+            f"{secret} {secret!r} {[secret]} {Example(instance=Instance(name='a'), password=secret)}".count("c2Vh") == 0
+        )
+
+    def test_the_fields_that_hold_secrets_are_known(self) -> None:
+        assert secret_fields(Example) == ["password", "token"]
+        assert secret_fields(Request) == []
