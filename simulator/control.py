@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any
 
 from simulator.build import Builder
+from simulator.collector import TASK_LABEL
 from simulator.core.database import Row
 from simulator.core.failures import Failure
 from simulator.model.words import words
@@ -239,7 +240,7 @@ class Control:
                 "vdis": [self._lost(vdi) for vdi in db.rows("VDI") if self._is_lost(vdi, dom0)],
                 "vbds": [{"uuid": vbd["uuid"], "vdi": self._uuid_of(vbd["VDI"])} for vbd in vbds],
                 "tasks": [{"uuid": task["uuid"], "name_label": task["name_label"]} for task in tasks
-                          if task["name_label"] != "Garbage Collection"],
+                          if task["name_label"] != TASK_LABEL],
                 "transfers": self._pool.transfers.running(),
             }  # fmt: skip
 

@@ -9,6 +9,8 @@ a `probability`), at most `count` times. Effects, at the moment `when` (before o
     hang      never answer
     pause     wait until the fault is deleted; a call paused `before` whose client is gone by then has no effect
     cut       end a stream after `after_bytes`; `task` says how its task ends (failure, success, pending)
+
+With `after_bytes`, delay, hang and pause act on a stream at that byte.
 """
 
 from __future__ import annotations
@@ -121,18 +123,19 @@ class Faults:
 
     def strike(self, fault: Fault | None, moment: str, connection: Connection) -> None:
         """Let a fault act at `before` or `after`. Raises Failure and ConnectionReset."""
-        if fault is None or fault.when != moment:
+        if fault is None or fault.when != moment or fault.after_bytes:
             return
         if fault.effect == "failure":
             raise Failure(*fault.error)
         if fault.effect == "reset":
             raise ConnectionReset
         if fault.effect in ("delay", "hang", "pause"):
-            self._hold(fault)
+            self.hold(fault)
             if fault.effect == "hang" or (fault.effect == "pause" and not connection.is_open()):
                 raise ConnectionReset
 
-    def _hold(self, fault: Fault) -> None:
+    def hold(self, fault: Fault) -> None:
+        """Wait as long as a delay, hang or pause says."""
         with self._lock:
             fault.waiting += 1
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from simulator.api import catalogue, registry
+from simulator.api.catalogue import dispatch
 from simulator.control import Control
 from simulator.core.failures import Abandoned, Failure
 from simulator.faults import Fault
@@ -32,7 +32,6 @@ class Server:
     def __init__(self, pool: Pool, control: Control) -> None:
         self._pool = pool
         self._control = control
-        self.methods = len(catalogue.MODULES)
 
     def serve(self, connection: Connection) -> None:
         """Answer requests until the connection ends."""
@@ -63,7 +62,7 @@ class Server:
         name = f"{request.method} {request.path}"
         self._count(name)
         fault = self._pool.faults.pick(name)
-        self._strike_page(fault, connection)
+        self._strike_page(fault, connection, "before")
         self._pool.db.adopt_thread()
         if (request.method, request.path) not in _TRANSFERS:
             connection.send(_FORBIDDEN)
@@ -71,11 +70,12 @@ class Server:
             self._pool.transfers.export(request, connection, fault)
         else:
             self._pool.transfers.import_(request, connection, fault)
+        self._strike_page(fault, connection, "after")
         return False
 
-    def _strike_page(self, fault: Fault | None, connection: Connection) -> None:
+    def _strike_page(self, fault: Fault | None, connection: Connection, moment: str) -> None:
         try:
-            self._pool.faults.strike(fault, "before", connection)
+            self._pool.faults.strike(fault, moment, connection)
         except Failure as failure:
             text = f"{failure.code}: [ {'; '.join(failure.details[1:])} ]"
             raise Refused(internal_error_page(text)) from None
@@ -109,8 +109,11 @@ class Server:
         try:
             faults.strike(fault, "before", connection)
             self._pool.db.adopt_thread()
-            kind, value = registry.dispatch(self._pool, name, params)
+            kind, value = dispatch(self._pool, name, params)
             faults.strike(fault, "after", connection)
+        except RecursionError:
+            details = ["INTERNAL_ERROR", "Stack_overflow"]
+            return json_call.failure(details) if json_call else xmlrpc.failure(details)
         except Failure as failure:
             details = failure.details
             return json_call.failure(details) if json_call else xmlrpc.failure(details)

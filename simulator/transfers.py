@@ -110,14 +110,15 @@ class Transfers:
             return {one.vbd_ref for one in self._by_id.values()}
 
     def moved(self, transfer: _Transfer, size: int) -> None:
-        """Count bytes; keeps to the speed limit, lets a `cut` fault act, looks for cancellation.
-
-        Raises ConnectionReset for a cut.
-        """
+        """Count bytes, let a fault act at its byte, keep to the speed limit. Raises _Cut."""
         transfer.moved += size
         fault = transfer.fault
-        if fault is not None and fault.effect == "cut" and transfer.moved >= fault.after_bytes:
-            raise _Cut
+        if fault is not None and fault.after_bytes and transfer.moved >= fault.after_bytes:
+            transfer.fault = None
+            if fault.effect in ("cut", "reset", "hang"):
+                self._cut(transfer, fault)
+                raise _Cut
+            self._pool.faults.hold(fault)
         if self.bytes_per_s:
             ahead_s = transfer.moved / self.bytes_per_s - (time.monotonic() - transfer.started)
             if ahead_s > 0:
@@ -237,7 +238,6 @@ class Transfers:
                 connection.send(_export_head(task, vdi, fmt))
                 self._stream(ctx, transfer, connection, (fmt, base["uuid"] if base is not None else None))
         except _Cut:
-            self._cut(transfer)
             raise ConnectionReset from None
         except OSError:
             self._end(transfer, Failure("VDI_IO_ERROR", "Device I/O errors"))
@@ -257,12 +257,12 @@ class Transfers:
         stream = self._pool.repository_of(vdi).export(vdi["uuid"], what[0], what[1])
         shown, looked = 0.0, self._pool.clock.now()
         fault = transfer.fault
-        limit = fault.after_bytes if fault is not None and fault.effect == "cut" else None
+        limit = fault.after_bytes if fault is not None and fault.after_bytes else None
         try:
             for chunk in stream:
-                data = chunk if limit is None else chunk[: max(0, limit - transfer.moved)]
-                connection.send(data)
-                self.moved(transfer, len(data))
+                for data in _split_at(chunk, transfer.moved, limit):
+                    connection.send(data)
+                    self.moved(transfer, len(data))
                 fraction = transfer.moved / stream.length if stream.length else 0.0
                 if fraction - shown >= _PROGRESS_STEP:
                     shown = int(fraction * 100) / 100
@@ -273,11 +273,12 @@ class Transfers:
         finally:
             stream.close()
 
-    def _cut(self, transfer: _Transfer) -> None:
-        ending = transfer.fault.task if transfer.fault is not None else "failure"
-        if ending == "success":
+    def _cut(self, transfer: _Transfer, fault: Fault) -> None:
+        if fault.effect == "hang":
+            self._pool.faults.hold(fault)
+        if fault.task == "success":
             self._end(transfer, None)
-        elif ending == "failure":
+        elif fault.task == "failure":
             self._end(transfer, Failure("VDI_IO_ERROR", "Device I/O errors"))
 
     # -- import
@@ -300,7 +301,6 @@ class Transfers:
                 connection.send(_import_head(task))
                 self._receive(ctx, transfer, form, _Body(connection, length, transfer, self._pool), length)
         except _Cut:
-            self._cut(transfer)
             raise ConnectionReset from None
         except (ImportBroken, OSError):
             self._end(transfer, Failure("VDI_IO_ERROR", "Device I/O errors"))
@@ -340,6 +340,12 @@ class _Cut(Exception):
 
 
 _NOTHING: Any = None
+
+
+def _split_at(chunk: memoryview, position: int, limit: int | None) -> list[memoryview]:
+    """Return a chunk in one part, or in two when a fault's byte lies inside it."""
+    here = 0 if limit is None else limit - position
+    return [chunk[:here], chunk[here:]] if 0 < here < len(chunk) else [chunk]
 
 
 def _basic(request: Request) -> tuple[str, str]:

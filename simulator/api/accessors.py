@@ -1,4 +1,7 @@
-"""The calls every class has: getters, setters, map and set helpers, get_all and its kin (xapi.md 2.5, 12.2)."""
+"""The calls every class has: getters, setters, map and set helpers, get_all and its kin (xapi.md 2.5, 12.2).
+
+A module that registers a call of the same name has the last word, whichever is imported first.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +130,8 @@ def _removed(ctx: Context, *_arguments: Any) -> None:
 
 
 def _define(name: str, body: Any, params: tuple[Type, ...], result: Type, field: Field | None = None) -> None:
-    METHODS[name] = Method(name, params, len(params), result, body, has_async=False, needs_session=True, field=field)
+    method = Method(name, params, len(params), result, body, has_async=False, needs_session=True, field=field)
+    METHODS.setdefault(name, method)
 
 
 def _define_field(spec: ClassSpec, field: Field) -> None:

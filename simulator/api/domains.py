@@ -9,7 +9,7 @@ from simulator.api.registry import Context
 from simulator.api.vdi import storage
 from simulator.core.database import Row
 from simulator.core.failures import Failure
-from simulator.model.types import NULL, STRING
+from simulator.model.types import NULL
 
 #: Time that the toolstack takes to build or tear down a domain.
 BUILD_S, TEARDOWN_S = 0.03, 0.02
@@ -221,7 +221,7 @@ def device_name(userdevice: str) -> str:
 
 def _open_console(ctx: Context, vm: Row, host: Row) -> None:
     uuid = ctx.pool.ids.uuid()
-    location = f"https://{STRING.text(host['address'])}/console?uuid={uuid}"
+    location = f"https://{host['address']}/console?uuid={uuid}"
     values: dict[str, Any] = {"uuid": uuid, "protocol": "rfb", "location": location, "VM": vm.ref}
     ctx.db.create("console", ctx.pool.ids.ref(), values)
 

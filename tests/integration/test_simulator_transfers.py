@@ -226,6 +226,59 @@ def test_an_export_can_be_cut_at_a_byte(
     assert len(data) == 4 * MIB
 
 
+def test_an_export_can_be_held_at_a_byte_while_its_client_dies(
+    simulator: SimulatorProcess, xen: Client, disk: str
+) -> None:
+    identifier = simulator.add_fault(match="GET /export_raw_vdi", effect="pause", after_bytes=MIB, nth=1)
+    task = new_task(xen)
+    connection = simulator.connect()
+    connection.request("GET", f"/export_raw_vdi?session_id={xen.ref}&vdi={disk}&format=raw&task_id={task}")
+    response = connection.getresponse()
+    assert len(response.read(MIB)) == MIB
+    wait_for(lambda: simulator.faults()[0]["waiting"] == 1)
+    assert simulator.leaks()["transfers"][0]["bytes"] == MIB
+    response.close()
+    connection.close()
+    simulator.clear_faults(identifier)
+    assert xen.wait(task)["error_info"] == ["VDI_IO_ERROR", "Device I/O errors"]
+
+
+def test_an_export_can_be_held_when_all_is_sent(simulator: SimulatorProcess, xen: Client, disk: str) -> None:
+    identifier = simulator.add_fault(match="GET /export_raw_vdi", effect="pause", when="after", nth=1)
+    task = new_task(xen)
+    connection = simulator.connect()
+    connection.request("GET", f"/export_raw_vdi?session_id={xen.ref}&vdi={disk}&format=raw&task_id={task}")
+    response = connection.getresponse()
+    assert len(response.read(4 * MIB)) == 4 * MIB
+    assert xen.wait(task)["status"] == "success"
+    simulator.clear_faults(identifier)
+    assert response.read() == b""
+    response.close()
+    connection.close()
+
+
+def test_an_import_can_be_cut_at_a_byte(simulator: SimulatorProcess, xen: Client, disk: str) -> None:
+    simulator.add_fault(match="PUT /import_raw_vdi", effect="cut", after_bytes=4096, nth=1)
+    task = new_task(xen)
+    with contextlib.suppress(ConnectionError, http.client.HTTPException):
+        import_(simulator, f"session_id={xen.ref}&task_id={task}&vdi={disk}&format=raw", bytes(2 * MIB))
+    assert xen.wait(task)["error_info"] == ["VDI_IO_ERROR", "Device I/O errors"]
+    wait_for(lambda: simulator.leaks().get("vbds") is None)
+
+
+def test_a_cancelled_export_stops_at_its_next_look(simulator: SimulatorProcess, xen: Client, disk: str) -> None:
+    simulator.control("POST", "storage", {"bytes_per_s": 8 * MIB})
+    task = new_task(xen)
+    thread = threading.Thread(target=export, args=(simulator, xen, disk, "raw"), kwargs={"task_id": task})
+    thread.start()
+    wait_for(lambda: "transfers" in simulator.leaks())
+    xen("task.cancel", task)
+    simulator.control("POST", "clock", {"advance": 11})
+    record = xen.wait(task)
+    assert (record["status"], record["error_info"]) == ("cancelled", ["TASK_CANCELLED", task])
+    thread.join(10)
+
+
 def test_a_client_that_goes_away_leaves_nothing_behind(simulator: SimulatorProcess, xen: Client, disk: str) -> None:
     simulator.control("POST", "storage", {"bytes_per_s": 4 * MIB})
     task = new_task(xen)

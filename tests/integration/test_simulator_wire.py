@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import os
+import random
 import re
 import socket
 import xmlrpc.client
@@ -102,6 +103,28 @@ def test_an_unknown_path_is_forbidden(simulator: SimulatorProcess) -> None:
 def test_a_request_out_of_bounds_is_refused(simulator: SimulatorProcess, request_bytes: bytes, status: bytes) -> None:
     head, _ = exchange(simulator, request_bytes)
     assert head.split(b" ")[1] == status
+
+
+def test_nonsense_stops_neither_the_server_nor_other_clients(simulator: SimulatorProcess, xen: Client) -> None:
+    source = random.Random(5)
+    deep = b"<value><array><data>" * 10000
+    good = xmlrpc.client.dumps((xen.ref, "x"), "VM.get_record").encode()
+    bodies = [
+        deep,
+        b"<methodCall><methodName>VM.get_record</methodName><params><param>" + deep,
+        b"[" * 200000,
+        b"\0" * 1000,
+    ]
+    for _ in range(60):
+        mutated = bytearray(good)
+        for _ in range(source.randrange(1, 8)):
+            mutated[source.randrange(len(mutated))] = source.randrange(256)
+        bodies.append(bytes(mutated[: source.randrange(1, len(mutated))] if source.random() < 0.3 else mutated))
+    for body in bodies:
+        for path, kind in (("/RPC2", "text/xml"), ("/jsonrpc", "application/json")):
+            head, _ = exchange(simulator, post(body, path, kind))
+            assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 500")), body[:200]
+        assert xen("event.get_current_id") == "0"
 
 
 def test_old_and_closing_clients_are_answered_and_closed(simulator: SimulatorProcess, xen: Client) -> None:
