@@ -219,6 +219,8 @@ class _KeeperThread(threading.Thread):
         self.join(timeout=5)
 
     def _try(self, what: str, action: Callable[[], None]) -> None:
+        if self._channel.closed:
+            return  # its connection was lost, and the consumer is about to make another
         try:
             action()
         except self._errors as error:
