@@ -109,19 +109,25 @@ def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
-def read_until(process: subprocess.Popen[str], text: str, timeout_s: float = _TIMEOUT_S) -> str:
+def read_until(process: subprocess.Popen[str], text: str) -> str:
     """Return what a process prints up to the line that holds `text`."""
     assert process.stdout is not None
-    deadline = time.monotonic() + timeout_s
     seen = ""
-    while time.monotonic() < deadline:
-        line = process.stdout.readline()
+    for line in process.stdout:
         seen += line
         if text in line:
             return seen
-        if not line and process.poll() is not None:
-            break
     raise AssertionError(f"no {text!r} in:\n{seen}")
+
+
+def read_to_the_end(process: subprocess.Popen[str]) -> str:
+    """Return the rest of what a process prints; it has ended then."""
+    assert process.stdout is not None
+    rest = process.stdout.read()
+    process.wait(_TIMEOUT_S)
+    return rest

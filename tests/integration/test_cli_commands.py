@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.integration.cli_support import ROOT, Vmops, read_until, running
+from tests.integration.cli_support import ROOT, Vmops, read_to_the_end, read_until, running
 from tests.support.engine import Toys, toys_of
 from tests.support.servers import RedisServer
 from worker.cli.embedded import free_port
@@ -126,7 +126,7 @@ def test_ctrl_c_ends_the_watching_but_not_the_operation(vmops: Vmops, toys: Toys
     with running(vmops.start("watch", handle.id)) as process:
         read_until(process, "begins")
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=20)
+        rest = read_to_the_end(process)
     assert process.returncode == 130
     assert f"Operation {handle.id} goes on; `vmops watch {handle.id}` follows it." in rest
     assert handle.wait(20)
@@ -142,7 +142,7 @@ def test_watching_outlives_a_restart_of_the_journal(redis_server: RedisServer, t
         with running(vmops.start("watch", handle.id)) as process:
             read_until(process, "begins")
             redis_server.restart(pause_s=1)
-            rest, _ = process.communicate(timeout=50)
+            rest = read_to_the_end(process)
         assert process.returncode == 0, rest
         assert "succeeded" in rest
 
@@ -155,7 +155,7 @@ def test_an_operation_that_no_worker_takes_is_explained(redis_server: RedisServe
     ):
         seen = read_until(process, "No worker has taken it yet.")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        read_to_the_end(process)
     assert "`celery -A worker worker` starts one" in seen
 
 
@@ -320,7 +320,7 @@ def test_a_deployment_without_pools_points_to_the_settings_and_the_demo(
 @pytest.mark.slow
 def test_debug_shows_the_traceback(vmops: Vmops) -> None:
     with running(vmops.start("--debug", "show", "nobody")) as process:
-        told, _ = process.communicate(timeout=20)
+        told = read_to_the_end(process)
     assert process.returncode == 1
     assert "Traceback" in told
     assert "OperationNotFound" in told
@@ -352,19 +352,19 @@ def test_help_loads_nothing_heavy(vmops: Vmops) -> None:
     heavy = ["celery", "kombu", "redis", "pydantic", "tornado", "rich.console"]
     listing = f"import atexit, sys; atexit.register(lambda: print([one for one in {heavy} if one in sys.modules]))"
     with running(vmops.start("--version", program=f"{listing}; from worker.cli import main; main()")) as process:
-        told, _ = process.communicate(timeout=40)
+        told = read_to_the_end(process)
     assert told.splitlines()[-1] == "[]"
 
 
 @pytest.mark.slow
 def test_simulate_becomes_the_simulator_with_all_its_options(vmops: Vmops) -> None:
     with running(vmops.start("simulate", "--help")) as process:
-        told, _ = process.communicate(timeout=40)
+        told = read_to_the_end(process)
     assert process.returncode == 0
     for option in ("--listen", "--password-file", "--state-dir", "--port-file"):
         assert option in told
     with running(vmops.start("simulate", "--listen", "127.0.0.1:0", "--colour", "red")) as process:
-        told, _ = process.communicate(timeout=40)
+        told = read_to_the_end(process)
     assert process.returncode == 2
     assert "usage: vmops simulate" in told
 

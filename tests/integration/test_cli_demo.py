@@ -15,13 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.cli_support import ROOT, Ended, read_until, running
+from tests.integration.cli_support import ROOT, Ended, read_to_the_end, read_until, running
 from tests.support.servers import live_children
 from worker.cli.embedded import EmbeddedBroker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-PATIENCE_S = 200
 
 
 @pytest.fixture
@@ -54,7 +52,7 @@ def demo(env: dict[str, str], folder: Path, *words: str) -> subprocess.Popen[str
 
 def run(env: dict[str, str], folder: Path, *words: str) -> Ended:
     with running(demo(env, folder, *words)) as process:
-        told, _ = process.communicate(timeout=PATIENCE_S)
+        told = read_to_the_end(process)
     return Ended(process.returncode, told, "")
 
 
@@ -105,7 +103,7 @@ def test_keep_state_keeps_the_files_in_private_and_a_second_run_goes_on_from_the
 
 def test_without_once_everything_stays_up_until_ctrl_c(env: dict[str, str], tmp_path: Path) -> None:
     with running(demo(env, tmp_path)) as process:
-        told = read_until(process, "Everything stays up until Ctrl-C.", PATIENCE_S)
+        told = read_until(process, "Everything stays up until Ctrl-C.")
         with urllib.request.urlopen(where(told, "Flower"), timeout=20) as page:
             assert page.status == 200
         config = Path(where(told, "settings"))
@@ -125,7 +123,7 @@ def test_without_once_everything_stays_up_until_ctrl_c(env: dict[str, str], tmp_
         assert "snapshot" in listed.stdout
         assert "succeeded" in listed.stdout
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=PATIENCE_S)
+        rest = read_to_the_end(process)
     assert process.returncode == 130
     assert "nothing is left running" in rest
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -134,9 +132,9 @@ def test_without_once_everything_stays_up_until_ctrl_c(env: dict[str, str], tmp_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_ends_everything(env: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
     with running(demo(env, tmp_path, "--once", "--no-flower")) as process:
-        read_until(process, "up  simulator", PATIENCE_S)
+        read_until(process, "up  simulator")
         process.send_signal(number)
-        process.communicate(timeout=PATIENCE_S)
+        read_to_the_end(process)
     assert process.returncode == 128 + number
     assert list((tmp_path / "tmp").iterdir()) == []
 
@@ -151,11 +149,11 @@ def test_a_part_that_cannot_start_is_named_with_what_to_do(env: dict[str, str], 
 
 def test_a_part_that_dies_is_named_with_its_log(env: dict[str, str], tmp_path: Path) -> None:
     with running(demo(env, tmp_path, "--no-flower", "--keep-state", str(tmp_path / "state"))) as process:
-        read_until(process, "Everything stays up until Ctrl-C.", PATIENCE_S)
+        read_until(process, "Everything stays up until Ctrl-C.")
         simulators = [one for one in psutil.Process(process.pid).children() if "simulator" in one.cmdline()]
         assert len(simulators) == 1
         simulators[0].kill()
-        rest, _ = process.communicate(timeout=PATIENCE_S)
+        rest = read_to_the_end(process)
     assert process.returncode == 1
     assert f"vmops: simulator ended with status -9; its log: {tmp_path}/state/logs/simulator.log" in rest
     assert "Traceback" not in rest
