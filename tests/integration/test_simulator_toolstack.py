@@ -289,6 +289,29 @@ def test_a_kill_loses_what_the_database_had_not_written() -> None:
             assert leaf["vhd-parent"] == found["sm_config"]["vhd-parent"]
 
 
+def test_a_killed_export_keeps_its_disk_in_use_until_the_toolstack_finds_it() -> None:
+    with SimulatorProcess("--guest-writes", "0") as simulator:
+        made = simulator.add_vm(name="vm", disks=[{"size": 4 * MIB, "content": "random"}])
+        with simulator.session() as client:
+            disk = client.root_disk(made["ref"])
+            identifier = simulator.add_fault(match="GET /export_raw_vdi", effect="pause", after_bytes=MIB)
+            connection = simulator.connect()
+            connection.request("GET", f"/export_raw_vdi?session_id={client.ref}&vdi={disk}&format=raw")
+            response = connection.getresponse()
+            simulator.wait_for_hit(identifier)
+            wait_for(lambda: "vbds" in simulator.leaks())
+            simulator.control("POST", "xapi", {"action": "flush"})
+        simulator.kill()
+        simulator.clear_faults()
+        response.close()
+        connection.close()
+        with simulator.session() as client:
+            assert client.error("VDI.destroy", disk) == ["VDI_IN_USE", disk, "destroy"]
+            simulator.control("POST", "clock", {"advance": 3})
+            wait_for(lambda: "vbds" not in simulator.leaks())
+            client("VDI.destroy", disk)
+
+
 def test_the_pool_survives_the_death_of_its_own_process() -> None:
     with SimulatorProcess("--vms", "1", "--guest-writes", "100", "--boot-time", "10ms") as simulator:
         with simulator.session() as client:
