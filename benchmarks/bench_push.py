@@ -11,11 +11,11 @@ The source is a process that streams a valid VHD with every block used, as an ex
 - service: an image service that swallows data. It does not parse the chunks, so that their size does not matter to it.
 
 Each is compared with the plain `curl EXPORT | curl -T - SINK`, and with the same work, which includes the hash that the
-image is compared by: `curl EXPORT | tee >(openssl sha512) | curl -T - SINK`. One core hashes about 1 GB/s, which is
-less than two curls move between idle cores and memory. Sides alternate; medians count.
+image is compared by: `curl EXPORT | tee >(openssl sha512) | curl -T - SINK`. A core hashes about 1 GB/s, which bounds a
+push into memory. Sides alternate; medians count; other load on the machine weighs on the hashing core most.
 
-Targets: on disk at least 0.9 of the plain side; everywhere at least 0.9 of the same work; memory grows by at most
-64 MiB, and for four times the disk by at most 8 MiB more.
+Targets, each judged by itself: directory and memory at least 0.9 of the plain side; every sink at least 0.9 of the same
+work; memory grows by at most 64 MiB, and for four times the disk by at most 8 MiB more.
 """
 
 from __future__ import annotations
@@ -315,12 +315,14 @@ def main() -> None:
         print("growth of memory")
         measured = ("memory" if "memory" in sinks else "directory", "service")
         grown = [growth([disk, 4 * disk], sinks[name][0]) for name in measured]
-    missed = [f"{name}: the same work" for name, (_, same) in ratios.items() if same < LEAST_RATIO]
-    missed += ["directory: the plain side"] if ratios["directory"][0] < LEAST_RATIO else []
-    missed += ["memory"] if max(itertools.chain(*grown)) > MOST_GROWTH else []
-    missed += ["memory by size"] if any(large - small > MOST_DIFFERENCE for small, large in grown) else []
-    print("targets", f"MISSED: {', '.join(missed)}" if missed else "met")
-    sys.exit(1 if missed else 0)
+    verdicts = {f"{name}: plain curl | curl": plain >= LEAST_RATIO for name, (plain, _) in ratios.items()}
+    del verdicts["service: plain curl | curl"]  # shown, but no target: images.md 7 has it without a hash
+    verdicts |= {f"{name}: the same work": same >= LEAST_RATIO for name, (_, same) in ratios.items()}
+    verdicts["growth of memory"] = max(itertools.chain(*grown)) <= MOST_GROWTH
+    verdicts["growth by size"] = all(large - small <= MOST_DIFFERENCE for small, large in grown)
+    for target, is_met in verdicts.items():
+        print(f"{'met' if is_met else 'MISSED':<8}{target}")
+    sys.exit(0 if all(verdicts.values()) else 1)
 
 
 def directory_below(parent: Path | None, stack: contextlib.ExitStack) -> tuple[str, str]:

@@ -275,6 +275,7 @@ def test_a_full_store_is_told(glance: FakeGlance, store: GlanceStore, image_id: 
     await_state(store, image_id, ImageState.QUEUED)
 
 
+@pytest.mark.slow
 def test_a_killed_glance_never_leaves_us_looping(tmp_path: Path) -> None:
     with FakeGlance(tmp_path) as glance:
         store = GlanceStore(glance.url)

@@ -259,6 +259,7 @@ def test_an_unknown_image_is_refused(store: ImageStore) -> None:
     assert untouched.reads == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 def test_an_image_that_somebody_saves_is_waited_for_and_called_wedged_in_the_end(
     store: ImageStore, image_id: str
