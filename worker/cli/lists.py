@@ -57,7 +57,7 @@ def operation_details(record: Record, definition: Definition | None, now_ms: int
         ("state", Text(str(record.state), style=view.STATE_STYLES.get(record.state, "cyan"))),
         ("progress", f"{record.progress:.1f} %"),
         ("submitted", view.local_time(record.created_at)),
-        ("ended" if record.ended_at else "so far", f"{view.local_time(record.ended_at)} after {taken}".strip()),
+        ("ended", f"{view.local_time(record.ended_at)} after {taken}") if record.ended_at else ("so far", taken),
         ("request", json.dumps(_given(view.without_secrets(record.request)), ensure_ascii=False)),
     ]
     if record.holds and record.state not in FINAL:
