@@ -17,7 +17,7 @@ from worker.xenapi.session import Session
 from worker.xenapi.xapi_task import Outcome
 
 #: A call usually ends within this time.
-_SHORT_S = 5.0
+_SHORT_S = 3.0
 _DEADLINE_S = 2 * 3600.0  # XAPI's own limit for waiting on a lock (xapi.md 4.2)
 _CHECK_S = 60.0
 

@@ -23,7 +23,7 @@ def wait_for_coalesce(op: Op, pool: Session, settings: Settings) -> None:
     if request.coalesce == "skip":
         return
     until: list[Until] = []
-    for sr_ref, in_sr in by_sr([disk for disk in not_pushed(op.data["disks"]) if disk["ancestors"]]):
+    for sr_ref, in_sr in by_sr([disk for disk in not_pushed(op.data["disks"]) if disk.get("ancestors")]):
         if op.data["collectors"][sr_ref]:
             chain = vdi.Chain(vdi.in_sr(pool, sr_ref))
             until += [one for disk in in_sr for one in _uncoalesced(disk, chain)]

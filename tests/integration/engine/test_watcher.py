@@ -28,6 +28,7 @@ class Change:
     ref: str
     operation: str
     rec: dict[str, Any] | None
+    created: int = 0
 
 
 @dataclass
@@ -47,16 +48,20 @@ class Pool:
 
     def set(self, ref: str, status: str) -> None:
         """Make or change a task."""
-        self.generation += 1
-        self.objects["task", ref] = Change(self.generation, "task", ref, "mod", {"status": status})
+        self._change(ref, "mod", {"status": status})
 
     def delete(self, ref: str) -> None:
         """Delete a task."""
+        self._change(ref, "del", None)
+
+    def _change(self, ref: str, operation: str, rec: dict[str, Any] | None) -> None:
         self.generation += 1
-        self.objects["task", ref] = Change(self.generation, "task", ref, "del", None)
+        before = self.objects.get(("task", ref))
+        created = before.created if before else self.generation
+        self.objects["task", ref] = Change(self.generation, "task", ref, operation, rec, created)
 
     def __call__(self, classes: Sequence[str], token: str) -> Answer:
-        """Answer `event.from`."""
+        """Answer `event.from`: nothing is said of what was made and deleted since the token (xapi.md 12.1)."""
         self.asked.append((list(classes), token))
         if self.failure is not None and token:
             raise self.failure
@@ -65,7 +70,7 @@ class Pool:
             change
             for change in self.objects.values()
             if change.generation > since
-            and (token or change.operation != "del")
+            and (change.operation != "del" or change.created <= since)
             and (change.cls in classes or f"{change.cls}/{change.ref}" in classes)
         ]
         return Answer(f"{self.generation:020d}", wanted)
@@ -166,6 +171,18 @@ def test_an_object_that_was_gone_before_the_first_question_releases(toys: Toys, 
     pool.delete(ref)
     assert tick(toys, pool) == 1
     handle.wait(20)
+
+
+def test_an_object_that_came_and_went_since_the_last_question_releases(toys: Toys, pool: Pool) -> None:
+    first, first_ref = wait_for(toys, pool)
+    tick(toys, pool)
+    handle, ref = wait_for(toys, pool)
+    pool.delete(ref)
+    assert tick(toys, pool) == 1
+    handle.wait(20)
+    pool.delete(first_ref)
+    tick(toys, pool)
+    first.wait(20)
 
 
 def test_a_look_that_is_cut_off_is_repeated(toys: Toys, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
