@@ -28,7 +28,7 @@ from redis.retry import Retry
 
 from worker.errors import VmopsError
 
-#: The oldest server that has every command kombu's claim and the journal use (BLMOVE came with 6.2).
+#: The oldest server that has every command of the claim (CLIENT TRACKING, 6.0) and of the journal (LPOS, 6.0.6).
 OLDEST_SERVER = (6, 2)
 
 #: Options of the embedded server besides address and folder. The journal lives here: nothing may be evicted or lost.

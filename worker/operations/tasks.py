@@ -66,7 +66,8 @@ class Entry(Task[Any, Any]):
         except RedisError as error:
             settings = current().settings
             delays = Backoff(settings.retry_delay_s, settings.retry_delay_max_s)
-            countdown_s = delays.delay_s(self.request.retries + 1)
+            # Celery refuses less than a second on RabbitMQ's quorum queues, and the message would be lost.
+            countdown_s = max(1.0, delays.delay_s(self.request.retries + 1))
             raise self.retry(exc=error, countdown=countdown_s, max_retries=None) from None
 
 
