@@ -64,7 +64,7 @@ def test_one_at_a_time_goes_on_and_keeps_its_turn(running_toys: Toys) -> None:
 
 def test_the_reconciler_leaves_healthy_operations_alone(running_toys: Toys) -> None:
     waiting = running_toys.submit(wait_s=60)
-    running = running_toys.submit(sleep_s=3)
+    running = running_toys.submit(sleep_s=30)
     running_toys.await_state(waiting, State.WAITING)
     before = running_toys.journal.events(waiting.id)
     time.sleep(2.5)  # longer than submit_grace_s, and than a lease
