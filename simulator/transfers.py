@@ -32,6 +32,7 @@ _FORMATS = {"raw": "application/octet-stream", "vhd": "application/vhd"}
 #: A stream looks this often whether its task was cancelled (xapi.md 11.2).
 CANCEL_LOOK_S = 10.0
 _PROGRESS_STEP = 0.01
+_SMALLEST_SLICE = 512
 
 
 class Refused(Exception):
@@ -260,9 +261,10 @@ class Transfers:
         limit = fault.after_bytes if fault is not None and fault.after_bytes else None
         try:
             for chunk in stream:
-                for data in _split_at(chunk, transfer.moved, limit):
-                    connection.send(data)
-                    self.moved(transfer, len(data))
+                for part in _split_at(chunk, transfer.moved, limit):
+                    for data in self._slices(part):
+                        connection.send(data)
+                        self.moved(transfer, len(data))
                 fraction = transfer.moved / stream.length if stream.length else 0.0
                 if fraction - shown >= _PROGRESS_STEP:
                     shown = int(fraction * 100) / 100
@@ -272,6 +274,12 @@ class Transfers:
                     self._pool.tasks.check_cancelled(transfer.task)
         finally:
             stream.close()
+
+    def _slices(self, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
+        """Yield the data in tenths of a second, so that a slow stream notices when its reader has gone."""
+        size = max(_SMALLEST_SLICE, int(self.bytes_per_s / 10)) if self.bytes_per_s else max(1, len(data))
+        for begin in range(0, len(data), size):
+            yield data[begin : begin + size]
 
     def _cut(self, transfer: _Transfer, fault: Fault) -> None:
         if fault.effect == "hang":

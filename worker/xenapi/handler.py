@@ -169,12 +169,16 @@ def truncated(session: Session, what: str, error: BaseException) -> TruncatedStr
 
 
 class _PatientReader(io.RawIOBase):
-    """Reads a socket in short waits, so that a stall can be cancelled, and gives up after the patience's limit."""
+    """Reads a socket in short waits, so that a transfer that stalls or trickles can be cancelled; gives up in the end.
+
+    Whoever asks for a large piece gets it only when it is whole: for long nobody but this reader can look up.
+    """
 
     def __init__(self, sock: socket.socket, patience: Patience) -> None:
         super().__init__()
         self._sock = sock
         self._patience = patience
+        self._asked_s = time.monotonic()
         sock.settimeout(_TICK_S)
 
     def readable(self) -> bool:
@@ -186,8 +190,16 @@ class _PatientReader(io.RawIOBase):
         begun_s = time.monotonic()
         while True:
             try:
-                return self._sock.recv_into(buffer)
+                count = self._sock.recv_into(buffer)
             except TimeoutError:
-                self._patience.on_idle()
+                self._ask()
                 if time.monotonic() - begun_s >= self._patience.limit_s:
                     raise
+            else:
+                if time.monotonic() - self._asked_s >= _TICK_S:
+                    self._ask()
+                return count
+
+    def _ask(self) -> None:
+        self._asked_s = time.monotonic()
+        self._patience.on_idle()

@@ -52,7 +52,7 @@ class _Transfer:
 
     @property
     def on_idle(self) -> Callable[[], None]:
-        """Called about every second while the stream stalls; what it raises ends the transfer."""
+        """Called about every second while one waits for the stream; what it raises ends the transfer."""
         return self._channel.patience.on_idle
 
     @on_idle.setter
