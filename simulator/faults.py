@@ -8,6 +8,7 @@ a `probability`), at most `count` times. Effects, at the moment `when` (before o
     delay     wait `delay_s`
     hang      never answer
     pause     wait until the fault is deleted; a call paused `before` whose client is gone by then has no effect
+    ignore    answer success and do nothing, as XAPI does with some cancellations (calls without a result only)
     cut       end a stream after `after_bytes`; `task` says how its task ends (failure, success, pending)
 
 With `after_bytes`, delay, hang and pause act on a stream at that byte.
@@ -25,10 +26,14 @@ from simulator.core.ids import Ids
 from simulator.model.words import words
 from simulator.wire.http import Connection, ConnectionReset
 
-_EFFECTS = frozenset({"failure", "reset", "delay", "hang", "pause", "cut"})
+_EFFECTS = frozenset({"failure", "reset", "delay", "hang", "pause", "ignore", "cut"})
 _KEYS = frozenset(
     words("match nth probability count effect when error delay_s after_bytes task"),
 )
+
+
+class Ignored(Exception):
+    """The call is to have no effect, and nobody is to notice."""
 
 
 @dataclass(slots=True)
@@ -122,13 +127,15 @@ class Faults:
         return None
 
     def strike(self, fault: Fault | None, moment: str, connection: Connection) -> None:
-        """Let a fault act at `before` or `after`. Raises Failure and ConnectionReset."""
+        """Let a fault act at `before` or `after`. Raises Failure, Ignored and ConnectionReset."""
         if fault is None or fault.when != moment or fault.after_bytes:
             return
         if fault.effect == "failure":
             raise Failure(*fault.error)
         if fault.effect == "reset":
             raise ConnectionReset
+        if fault.effect == "ignore":
+            raise Ignored
         if fault.effect in ("delay", "hang", "pause"):
             self.hold(fault)
             if fault.effect == "hang" or (fault.effect == "pause" and not connection.is_open()):

@@ -7,7 +7,8 @@ import time
 from simulator.api.catalogue import dispatch
 from simulator.control import Control
 from simulator.core.failures import Abandoned, Failure
-from simulator.faults import Fault
+from simulator.faults import Fault, Ignored
+from simulator.model.types import VOID
 from simulator.pool import Pool
 from simulator.transfers import Refused
 from simulator.wire import xmlrpc
@@ -111,6 +112,8 @@ class Server:
             self._pool.db.adopt_thread()
             kind, value = dispatch(self._pool, name, params)
             faults.strike(fault, "after", connection)
+        except Ignored:
+            kind, value = VOID, None
         except RecursionError:
             details = ["INTERNAL_ERROR", "Stack_overflow"]
             return json_call.failure(details) if json_call else xmlrpc.failure(details)
