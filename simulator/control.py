@@ -7,7 +7,7 @@ GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.g
 POST   hosts/<uuid>            {"action": "die" | "return" | "become_master"[, "for_s": seconds]}
 POST   xapi                    {"action": "restart" | "kill" | "flush"[, "downtime_s": seconds]}
 GET    storage | POST storage  {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
-                               "latency_s", "scan_s", "lock_retry_s": [from, to], "lock_wakes_early"[, "sr": uuid]}
+                               "latency_s", "scan_s", "snapshot_s", "lock_retry_s": [from, to], "lock_wakes_early"[, "sr": uuid]}
 POST   clock                   {"advance": seconds}
 GET    leaks                   objects that no VM owns
 GET    vdis/<uuid>             {"sha256", "sha256_at_snapshot", "depth", "chain", "snapshot_digests": {uuid: sha256}}
@@ -35,7 +35,8 @@ from simulator.wire.http import CONTROL_PREFIX, Connection, Listener, Request
 _STORAGE_KEYS = frozenset(
     words(
         """
-        sr coalesce_now wait_s pause quiet_period_s step_s bytes_per_s latency_s scan_s lock_retry_s lock_wakes_early
+        sr coalesce_now wait_s pause quiet_period_s step_s bytes_per_s latency_s scan_s snapshot_s lock_retry_s
+        lock_wakes_early
         """
     )
 )
@@ -218,6 +219,7 @@ class Control:
         pool.transfers.bytes_per_s = wish.get("bytes_per_s", pool.transfers.bytes_per_s)
         pool.latency_s = float(wish.get("latency_s", pool.latency_s))
         pool.scan_s = float(wish.get("scan_s", pool.scan_s))
+        pool.snapshot_s = float(wish.get("snapshot_s", pool.snapshot_s))
         pool.operations.wakes_early = bool(wish.get("lock_wakes_early", pool.operations.wakes_early))
         low, high = wish.get("lock_retry_s", pool.operations.retry_s)
         pool.operations.retry_s = (float(low), float(high))

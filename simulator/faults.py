@@ -49,7 +49,7 @@ class Fault:
     count: int | None = None
     error: list[str] = field(default_factory=list)
     delay_s: float = 0.0
-    after_bytes: int = 0
+    after_bytes: int | None = None
     task: str = "failure"
     matched: int = 0
     hits: int = 0
@@ -73,6 +73,8 @@ def _fault(identifier: str, wish: dict[str, Any]) -> Fault:
         raise ValueError("when is before or after")
     if fault.effect == "failure" and not fault.error:
         raise ValueError("a failure needs error: a list of code and parameters")
+    if fault.effect == "cut" and fault.after_bytes is None:
+        fault.after_bytes = 0
     if fault.count is None and "nth" in wish:
         fault.count = 1
     return fault
@@ -128,7 +130,7 @@ class Faults:
 
     def strike(self, fault: Fault | None, moment: str, connection: Connection) -> None:
         """Let a fault act at `before` or `after`. Raises Failure, Ignored and ConnectionReset."""
-        if fault is None or fault.when != moment or fault.after_bytes:
+        if fault is None or fault.when != moment or fault.after_bytes is not None:
             return
         if fault.effect == "failure":
             raise Failure(*fault.error)

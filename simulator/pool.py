@@ -59,7 +59,8 @@ class Pool:
         self.calls: Counter[str] = Counter()
         self.latency_s = settings.latency_s
         self.scan_s = 0.0
-        """How long SR.scan keeps a repository to itself."""
+        self.snapshot_s = 0.0
+        """How long SR.scan and VDI.snapshot keep a repository to themselves before they act."""
         self._repositories: dict[str, VhdRepository] = {}
         self._collectors: dict[str, Collector] = {}
 

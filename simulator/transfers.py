@@ -114,7 +114,7 @@ class Transfers:
         """Count bytes, let a fault act at its byte, keep to the speed limit. Raises _Cut."""
         transfer.moved += size
         fault = transfer.fault
-        if fault is not None and fault.after_bytes and transfer.moved >= fault.after_bytes:
+        if fault is not None and fault.after_bytes is not None and transfer.moved >= fault.after_bytes:
             transfer.fault = None
             if fault.effect in ("cut", "reset", "hang"):
                 self._cut(transfer, fault)
@@ -258,8 +258,9 @@ class Transfers:
         stream = self._pool.repository_of(vdi).export(vdi["uuid"], what[0], what[1])
         shown, looked = 0.0, self._pool.clock.now()
         fault = transfer.fault
-        limit = fault.after_bytes if fault is not None and fault.after_bytes else None
+        limit = fault.after_bytes if fault is not None else None
         try:
+            self.moved(transfer, 0)
             for chunk in stream:
                 for part in _split_at(chunk, transfer.moved, limit):
                     for data in self._slices(part):

@@ -181,6 +181,7 @@ def snapshot(ctx: Context, vdi: Row, driver_params: dict[str, str] | None) -> st
     """Take a snapshot of a disk, attached or not. Raises SR_BACKEND_FAILURE_109 when the chain is too long."""
     del driver_params
     with on_sr(ctx, ctx.db.row("SR", vdi["SR"]), "vdi_snapshot"), on_vdi(ctx, vdi, "snapshot"):
+        ctx.pool.clock.wait(ctx.pool.snapshot_s)
         return branch(ctx, vdi, "snapshot").ref
 
 

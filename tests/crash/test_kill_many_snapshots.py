@@ -11,7 +11,7 @@ import pytest
 from tests.support.rig import Rig
 from tests.support.worker import eventually
 
-pytestmark = [pytest.mark.crash, pytest.mark.slow]
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SNAPSHOTS = 200
 WORKER_KILLS = 20

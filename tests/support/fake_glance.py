@@ -217,11 +217,13 @@ class Handler(BaseHTTPRequestHandler):
         self._before(name, fault)
         arguments = [urllib.parse.unquote(part) for part in match.groups()]
         method = getattr(self, f"_{name}")
-        answer: Answer = method(*arguments, fault) if name == "upload" else method(*arguments)
-        if effect == "pause_after":
-            self.server.control.pause(name)
-        if effect == "drop_after":
-            raise Cut
+        try:
+            answer: Answer = method(*arguments, fault) if name == "upload" else method(*arguments)
+        finally:  # a refusal is an answer, too
+            if effect == "pause_after":
+                self.server.control.pause(name)
+            if effect == "drop_after":
+                raise Cut
         return answer
 
     def _before(self, name: str, fault: Fault | None) -> None:
