@@ -126,9 +126,9 @@ class Journal:
                 pipe.hgetall(self._key("op", operation_id))
             return [parse(flat) if flat else None for flat in pipe.execute()]
 
-    def find(self, *, limit: int = 1000) -> Iterator[Record]:
-        """Yield the newest operations first, at most `limit`."""
-        ids = cast("list[bytes]", self.redis.zrevrange(self._key("ops"), 0, limit - 1))
+    def find(self) -> Iterator[Record]:
+        """Yield the newest operations first; read as they are taken."""
+        ids = cast("list[bytes]", self.redis.zrevrange(self._key("ops"), 0, -1))
         for start in range(0, len(ids), 100):
             yield from filter(None, self.get_all([raw.decode() for raw in ids[start : start + 100]]))
 

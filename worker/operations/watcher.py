@@ -8,6 +8,7 @@ look of every operation that was parked since the last tick.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
@@ -32,6 +33,8 @@ _TOKENS_KEPT = 120
 _TRIES = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
 #: Operations that are read, and moved, in one round trip.
 _WOKEN_AT_ONCE = 100
+#: A pool that did not answer is left alone this many times as long as that took, and no longer than that.
+_REST, _LONGEST_REST_S = 2.0, 60.0
 #: The states in which an operation may be parked.
 _PARKED = frozenset({State.WAITING, *TURNED})
 #: With more objects of one class than this, the whole class is asked for: XAPI takes 300 KiB a request (xapi.md 2.2).
@@ -100,10 +103,10 @@ class Watcher:
         """
         woken = self.wake(self._journal.due(self._pool))
         with singleton(self._runtime, self._key("watcher")) as alone:
-            if alone:
+            if alone and not self._redis.exists(self._key("rest")):
                 version, watches = self._watches()
                 if watches:
-                    woken += self._look(poll, version, watches)
+                    woken += self._look_or_rest(poll, version, watches)
         return woken
 
     def wake(self, operation_ids: Sequence[str]) -> int:
@@ -140,6 +143,16 @@ class Watcher:
         watches = {one.operation_id: one for one in (_parse(key.decode(), text) for key, text in raw.items())}
         self._runtime.watched[self._pool] = (version, watches)
         return version, watches
+
+    def _look_or_rest(self, poll: Poll, version: int, watches: Mapping[str, Watch]) -> int:
+        begun_s = time.monotonic()
+        try:
+            return self._look(poll, version, watches)
+        except Exception:
+            # A pool that does not answer keeps a slot of the worker busy meanwhile; not all the time.
+            rest_s = min(_LONGEST_REST_S, _REST * (time.monotonic() - begun_s))
+            self._redis.set(self._key("rest"), 1, px=1 + int(1000 * rest_s))
+            raise
 
     def _look(self, poll: Poll, version: int, watches: Mapping[str, Watch]) -> int:
         """Look at the pool once. The token is kept when all are woken: a look that was cut off is repeated."""

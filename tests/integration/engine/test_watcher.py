@@ -13,6 +13,7 @@ import pytest
 from tests.support import toy
 from tests.support.engine import Toys, toys_of
 from tests.support.servers import RedisServer
+from tests.support.worker import eventually
 from worker.client import Handle
 from worker.errors import XenAPIFailure
 from worker.operations.states import State
@@ -45,6 +46,9 @@ class Pool:
     objects: dict[tuple[str, str], Change] = field(default_factory=dict)
     asked: list[tuple[list[str], str]] = field(default_factory=list)
     failure: XenAPIFailure | None = None
+    """What is answered to a question with a token."""
+    fails_at_once: bool = False
+    pause_s: float = 0.0
 
     def set(self, ref: str, status: str) -> None:
         """Make or change a task."""
@@ -63,7 +67,8 @@ class Pool:
     def __call__(self, classes: Sequence[str], token: str) -> Answer:
         """Answer `event.from`: nothing is said of what was made and deleted since the token (xapi.md 12.1)."""
         self.asked.append((list(classes), token))
-        if self.failure is not None and token:
+        time.sleep(self.pause_s)
+        if self.failure is not None and (token or self.fails_at_once):
             raise self.failure
         since = int(token or "0")
         wanted = [
@@ -94,7 +99,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toys]:
 @pytest.fixture
 def toys(deployment: Toys) -> Toys:
     """The deployment, its watcher without memory."""
-    for name in ("tokens", "covered"):
+    for name in ("tokens", "covered", "rest"):
         deployment.journal.redis.delete(f"{deployment.journal.prefix}:{name}:lab")
     assert toy.watch.name == "watch_toy"
     return deployment
@@ -238,9 +243,24 @@ def test_another_failure_of_the_pool_keeps_everybody_waiting_and_what_is_due_by_
     assert handle.record().state is State.WAITING
     pool.failure = None
     pool.delete(ref)
-    assert tick(toys, pool) == 1
+    eventually(lambda: tick(toys, pool))
     handle.wait(20)
     assert due_ref
+
+
+def test_a_pool_that_does_not_answer_is_left_alone_for_a_while(toys: Toys, pool: Pool) -> None:
+    handle, ref = wait_for(toys, pool)
+    pool.pause_s = 0.4
+    pool.failure = XenAPIFailure(["HOST_OFFLINE"], call="event.from")
+    pool.fails_at_once = True
+    with pytest.raises(XenAPIFailure):
+        tick(toys, pool)
+    pool.failure = None
+    pool.set(ref, "success")
+    assert tick(toys, pool) == 0
+    assert len(pool.asked) == 1, "it rests for 0.8 s"
+    eventually(lambda: tick(toys, pool), 5)
+    handle.wait(20)
 
 
 def test_two_watchers_do_not_look_at_once_and_a_dead_one_is_followed_soon(toys: Toys, pool: Pool) -> None:
