@@ -7,7 +7,8 @@ GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.g
 POST   hosts/<uuid>            {"action": "die" | "return" | "become_master"[, "for_s": seconds]}
 POST   xapi                    {"action": "restart" | "kill" | "flush"[, "downtime_s": seconds]}
 GET    storage | POST storage  {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
-                               "latency_s", "scan_s", "snapshot_s", "lock_retry_s": [from, to], "lock_wakes_early"[, "sr": uuid]}
+                               "latency_s", "scan_s", "snapshot_s", "lock_retry_s": [from, to],
+                               "lock_wakes_early"[, "sr": uuid]}
 POST   clock                   {"advance": seconds}
 GET    leaks                   objects that no VM owns
 GET    vdis/<uuid>             {"sha256", "sha256_at_snapshot", "depth", "chain", "snapshot_digests": {uuid: sha256}}
