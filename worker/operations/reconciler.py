@@ -20,7 +20,7 @@ from worker.operations.record import Direction, Record
 from worker.operations.runtime import Runtime
 from worker.operations.singleton import singleton
 from worker.operations.states import FINAL, State
-from worker.operations.watcher import send
+from worker.operations.watcher import send, sending
 
 logger = get_task_logger(__name__)
 
@@ -87,12 +87,13 @@ def _queue_and_age(record: Record) -> tuple[str, int]:
 
 def _redrive(runtime: Runtime, record: Record) -> None:
     runtime.journal.suspect_later([record.id])
-    if record.resume:
-        outcome.resume_stuck(runtime, definition_of(record.name), record)
-    elif record.cancel and record.direction is Direction.RUN and record.position >= 0:
-        outcome.turn_if_free(runtime, definition_of(record.name), record)
-    else:
-        send(runtime, record)
+    with sending(record):
+        if record.resume:
+            outcome.resume_stuck(runtime, definition_of(record.name), record)
+        elif record.cancel and record.direction is Direction.RUN and record.position >= 0:
+            outcome.turn_if_free(runtime, definition_of(record.name), record)
+        else:
+            send(runtime, record)
 
 
 def _announce(runtime: Runtime) -> None:

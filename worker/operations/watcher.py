@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -192,11 +193,18 @@ class Watcher:
 
 def send(runtime: Runtime, record: Record) -> None:
     """Send an operation's chain on; when that does not work now, the reconciler does it later."""
-    try:
+    with sending(record):
         if record.position < 0:
             runtime.enter_again(record, retry_policy=_TRIES)
         else:
             runtime.submit(record, retry_policy=_TRIES)
+
+
+@contextmanager
+def sending(record: Record) -> Iterator[None]:
+    """Let one operation that cannot be sent not keep the others from being sent."""
+    try:
+        yield
     except (OperationalError, OSError) as error:
         logger.warning("operation %s was not sent on, the broker is away: %s", record.id, error)
     except (UnknownOperation, NotRegistered, QueueNotFound) as error:

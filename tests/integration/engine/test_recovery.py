@@ -10,6 +10,7 @@ import pytest
 from tests.support.engine import Toys, toys, toys_of
 from tests.support.servers import RedisServer
 from tests.support.worker import eventually, kill_group
+from worker.operations.record import Record
 from worker.operations.states import State
 
 pytestmark = pytest.mark.slow
@@ -116,3 +117,22 @@ def test_a_long_queue_is_not_made_longer(redis_server: RedisServer, tmp_path: Pa
         assert max((one.ended_at or 0) - (one.created_at or 0) for one in spans) > 3 * 1000, "they did wait"
         log = found.deployment.log()
         assert log.count("dropped: stale") + log.count("dropped: busy") <= 3
+
+
+def test_an_operation_that_this_worker_cannot_send_does_not_hold_up_the_others(own_toys: Toys) -> None:
+    """A pool that is not configured any more, and an operation of a newer version."""
+    strangers = [
+        Record(id="gone-pool", name="toy", pool="gone", request={}, position=1, step="second"),
+        Record(id="newer", name="newer", pool="lab", request={}, position=1, step="second"),
+    ]
+    for stranger in strangers:
+        own_toys.journal.enter(stranger)
+        own_toys.journal.redis.zadd(f"{own_toys.journal.prefix}:live", {stranger.id: 1})
+    own_toys.deployment.worker()
+    own_toys.deployment.beat()
+    handle = own_toys.submit()
+    own_toys.journal.redis.zadd(f"{own_toys.journal.prefix}:live", {handle.id: 2})
+    handle.wait(30)
+    eventually(lambda: "operation gone-pool cannot be sent on by this worker" in own_toys.deployment.log())
+    eventually(lambda: "operation newer waits for a worker that knows newer" in own_toys.deployment.log())
+    assert own_toys.journal.get("newer").state is State.QUEUED
