@@ -60,4 +60,4 @@ def test_a_worker_that_does_not_notice_its_lease_is_refused_by_the_journal(own_t
     eventually(lambda: own_toys.deployment.log("frozen").count("vmops.careless.careless_step") >= 2)
     assert list(handle.events()) == history
     assert handle.record() == record
-    assert own_toys.leftovers() == {}
+    eventually(lambda: own_toys.leftovers() == {})
