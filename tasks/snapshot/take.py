@@ -50,12 +50,15 @@ def forget_snapshot(op: Op, pool: Session) -> None:
 def discard_snapshot(op: Op, pool: Session) -> None:
     """Destroy the snapshots; one that is gone already is no error."""
     for sr_ref, in_sr in by_sr(op.data["disks"]):
-        if any(disk.get("has_lost_call") for disk in in_sr):
+        lost = [disk for disk in in_sr if disk.get("has_lost_call")]
+        if lost:
             # A call that XAPI had forgotten may have made a snapshot after all, behind that of its successor.
-            _destroy_all(op, pool, vdi.in_sr(pool, sr_ref), {disk["snapshot_ref"] for disk in in_sr})
-            continue
+            _destroy_all(op, pool, vdi.in_sr(pool, sr_ref), {disk["snapshot_ref"] for disk in lost})
         for disk in in_sr:
-            destroy(op, pool, disk["snapshot_ref"])
+            if disk in lost:
+                _unmark(pool, disk)
+            else:
+                destroy(op, pool, disk["snapshot_ref"])
 
 
 def _destroy_all(op: Op, pool: Session, records: Records, taken: set[str | None]) -> None:
@@ -75,7 +78,8 @@ def take_snapshot(op: Op, pool: Session, settings: Settings) -> None:
             if disk.get("snapshot_ref") not in records:
                 disk["snapshot_ref"] = _earlier(op, pool, disk, records) or _take(op, pool, settings, disk, records)
                 op.remember(disks=disks)
-            _unmark(pool, disk)
+            if not disk.get("has_lost_call"):  # what a lost call may still make shall bear the mark
+                _unmark(pool, disk)
         # The collector starts only after a scan, and parents are true only after one (operations.md 6.1, xapi.md 9.3).
         _scan(op, pool, sr_ref)
 

@@ -22,4 +22,7 @@ def lab(session_lab: Lab) -> Iterator[Lab]:
     session_lab.simulator.reset_stats()
     yield session_lab
     session_lab.tidy()
-    session_lab.assert_nothing_is_left()
+    try:
+        session_lab.assert_nothing_is_left()
+    finally:
+        session_lab.remove_leaks()

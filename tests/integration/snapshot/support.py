@@ -29,7 +29,7 @@ MARK = "vmops.snapshot-operation"
 #: What only reads, as XAPI's names tell, and the task of an export.
 LOOKS = frozenset({"event.from", "task.get_record"})
 #: The simulator's storage as it is without a test's wishes.
-STORAGE = {"pause": False, "bytes_per_s": None, "step_s": 0, "scan_s": 0, "quiet_period_s": 0.2}
+STORAGE = {"pause": False, "bytes_per_s": None, "step_s": 0, "scan_s": 0, "snapshot_s": 0, "quiet_period_s": 0.2}
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ class Lab(Rig):
                 with suppress(NotCancellable):
                     self.client.handle(record.id).cancel()
                 self.wait(self.client.handle(record.id))
+
+    def remove_leaks(self) -> None:
+        """Remove disks that no VM owns, so that one failed test does not fail all the others."""
+        with self.simulator.session() as call:
+            for vdi in self.simulator.leaks().get("vdis", []):
+                call("VDI.destroy", vdi["ref"])
 
     def storage(self, **wish: Any) -> None:
         """Change the simulator's storage."""
