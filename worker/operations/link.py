@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
+from redis.exceptions import RedisError
 
 from worker import retry
 from worker.errors import (
@@ -91,6 +92,10 @@ def _act(runtime: Runtime, definition: Definition, record: Record, lease: Lease)
         return False
     except LeaseLost as error:
         logger.warning("%s of %s gave up: %s", body.__name__, record.id, error)
+        return False
+    except RedisError as error:
+        # Nothing can be written down now. The lease runs out, and the reconciler sends the step again.
+        logger.warning("%s of %s has lost the journal: %s", body.__name__, record.id, error)
         return False
     except Cancelled:
         return outcome.turn(runtime, definition, op.record, None)

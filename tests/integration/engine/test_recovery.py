@@ -104,6 +104,26 @@ def test_a_request_is_kept_by_the_broker_while_the_journal_is_away(
         assert found.made(handle) == ONCE
 
 
+def test_a_step_that_loses_the_journal_is_no_failure_of_its_operation(
+    redis_server: RedisServer, shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    shared_redis.flush()
+    with toys(tmp_path, shared_redis.url(0), shared_redis.url(2), redis_server.url(1)) as found:
+        found.deployment.worker()
+        found.deployment.beat()
+        handle = found.submit(freeze_at="second", sleep_s=0.5)
+        found.await_frozen(handle)
+        key = found.key(handle)
+        redis_server.kill()
+        with shared_redis.client(2) as effects:
+            effects.rpush(f"thaw:{key}", 1)
+        eventually(lambda: "has lost the journal" in found.deployment.log(), 40)
+        redis_server.start()
+        handle.wait(40)
+        assert handle.record().error is None
+        assert found.made(handle) == ONCE
+
+
 def test_a_long_queue_is_not_made_longer(redis_server: RedisServer, tmp_path: Path) -> None:
     """Operations wait longer than `submit_grace_s` for a free slot, but no message is lost."""
     with toys_of(redis_server, tmp_path, submit_grace_s=1) as found:
