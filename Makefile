@@ -21,7 +21,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])'))
 INSTALLED := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help setup lock demo test lint format bench test-browser test-clients test-glance test-rabbitmq clean
+.PHONY: help setup lock demo test lint format bench test-browser test-glance test-rabbitmq clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -65,9 +65,6 @@ bench: setup ## every benchmark, one after the other (docs/benchmarks.md)
 
 test-browser: setup ## Flower in headless Chromium
 	@$(BIN)/python -m pytest -m browser $(ARGS)
-
-test-clients: setup ## third-party XenAPI clients against the simulator
-	@$(BIN)/python -m pytest -m clients $(ARGS)
 
 test-glance: setup $(GLANCE_VENV)/.installed ## the image store's contract against a real Glance
 	@VMOPS_TEST_GLANCE_VENV=$(CURDIR)/$(GLANCE_VENV) $(BIN)/python -m pytest -m glance $(ARGS)
