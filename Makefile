@@ -60,7 +60,7 @@ format: setup ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## every benchmark, one after the other (docs/benchmarks.md)
+bench: setup ## every benchmark, one after the other (docs/testing.md)
 	@for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench $(ARGS); done
 
 test-browser: setup ## Flower in headless Chromium
