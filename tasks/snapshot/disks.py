@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 Disk = dict[str, Any]
 """userdevice, vdi_ref, vdi_uuid, sr_ref, virtual_size, image_id, image_is_ours; later ancestors, intended,
-snapshot_task, snapshot_ref, has_lost_call, push_intended, pushed."""
+snapshot_task, snapshot_ref, has_lost_call, push_intended, former_images, pushed."""
+
+
+def own_image_id(operation_id: str, userdevice: str, number: int = 0) -> str:
+    """Return the id of an image that an operation makes: no try makes a second one. `number` counts replacements."""
+    again = f" replacement {number}" if number else ""
+    return str(uuid5(NAMESPACE_OID, f"vmops {operation_id} disk {userdevice}{again}"))
 
 
 def by_sr(disks: list[Disk]) -> Iterable[tuple[str, list[Disk]]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
 
+from tasks.snapshot.disks import own_image_id
 from tasks.snapshot.request import SnapshotRequest
 from worker.errors import DiskNotFound, ImageConflict, ImageNotFound, StorageUnsupported
 from worker.images.image import ImageState
@@ -38,7 +38,7 @@ def find_disks(op: Op, pool: Session, images: ImageStore) -> None:
             advice = " Or leave it out with disks=root." if position else ""
             raise StorageUnsupported(f"{what} (VDI {vdi_rec['uuid']}) {reason}{advice}")
         given = request.image_id if position == 0 else None
-        image_id = str(given or uuid5(NAMESPACE_OID, f"vmops {op.id} disk {disk.userdevice}"))
+        image_id = str(given or own_image_id(op.id, disk.userdevice))
         _check_image(images, image_id, op.id, given=given is not None)
         plans.append(
             {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import inf
 from typing import Any, Literal
 
-from tasks.snapshot.disks import Disk, vanished
+from tasks.snapshot.disks import Disk, own_image_id, vanished
 from tasks.snapshot.request import SnapshotRequest
-from worker.errors import XenAPIFailure
+from worker.errors import ImageWedged, XenAPIFailure
 from worker.images.image import ImageMeta
-from worker.images.push import PushPlan, already_pushed, push
+from worker.images.push import Pushed, PushPlan, already_pushed, push
 from worker.images.store import ImageStore, ensure
 from worker.operations.definition import step
 from worker.operations.op import Op
@@ -19,6 +20,9 @@ from worker.settings import Settings
 from worker.xenapi import transfer, xapi_task
 from worker.xenapi.session import Session
 
+#: An image of our own that is still `saving` so long after an upload began was left so by an image service that died.
+_OWN_WEDGED_AFTER_S = 60.0
+
 
 def withdraw_images(op: Op, pool: Session, images: ImageStore) -> None:
     """Delete the images that this operation made, end its exports. A caller's image stays, queued."""
@@ -27,7 +31,8 @@ def withdraw_images(op: Op, pool: Session, images: ImageStore) -> None:
             continue
         _end_exports(op, pool, disk)
         if disk["image_is_ours"]:
-            images.delete(disk["image_id"])
+            for image_id in [disk["image_id"], *disk.get("former_images", [])]:
+                images.delete(image_id)
 
 
 @step(undo=withdraw_images, queue="transfers", weight=90)
@@ -40,6 +45,8 @@ def push_to_glance(op: Op, pool: Session, images: ImageStore, settings: Settings
             continue
         if disk.get("push_intended"):
             _end_exports(op, pool, disk)
+            for image_id in disk.get("former_images", []):
+                images.delete(image_id)
         disk["push_intended"] = True
         op.remember(disks=disks)
         if disk["image_is_ours"]:
@@ -56,9 +63,9 @@ def _push_disk(op: Op, pool: Session, images: ImageStore, disk: Disk, watch: _Wa
         properties=_properties(op, request),
         virtual_size=disk["virtual_size"],
         compression_level=request.compression_level,
-        wedged_after_s=watch.settings.image_wedged_after_s,
+        wedged_after_s=min(watch.settings.image_wedged_after_s, _OWN_WEDGED_AFTER_S if disk["image_is_ours"] else inf),
     )
-    pushed = already_pushed(images, disk["image_id"], plan, watch)
+    pushed = _look(op, images, disk, plan, watch)
     if pushed is None:
         source_format: Literal["raw", "vhd"] = "raw" if request.format == "raw" else "vhd"
         task_ref = xapi_task.create(pool, _export_label(op, disk))
@@ -73,6 +80,26 @@ def _push_disk(op: Op, pool: Session, images: ImageStore, disk: Disk, watch: _Wa
             op.remember(disks=op.data["disks"])
             raise Redo("take_snapshot", vanished(disk)) from error
     return {"userdevice": disk["userdevice"], "format": request.format, **asdict(pushed)}
+
+
+def _look(op: Op, images: ImageStore, disk: Disk, plan: PushPlan, watch: _Watch) -> Pushed | None:
+    """Return what an earlier try has finished; replace an image of ours that was left `saving` for ever.
+
+    So a killed image service leaves it (images.md 4). Nobody knows of the image yet, and its id cannot be used again.
+    """
+    try:
+        return already_pushed(images, disk["image_id"], plan, watch)
+    except ImageWedged:
+        if not disk["image_is_ours"]:
+            raise
+    former = disk["image_id"]
+    disk["former_images"] = [*disk.get("former_images", []), former]
+    disk["image_id"] = own_image_id(op.id, disk["userdevice"], len(disk["former_images"]))
+    op.remember(disks=op.data["disks"])
+    op.note(f"image {former} was left saving by an image service that died: replaced by {disk['image_id']}")
+    images.delete(former)
+    ensure(images, _new_image(op, op.request(SnapshotRequest), disk), "vmops_operation")
+    return None
 
 
 class _Watch:

@@ -28,6 +28,8 @@ from worker.operations.states import FINAL, State
 MARK = "vmops.snapshot-operation"
 #: What only reads, as XAPI's names tell, and the task of an export.
 LOOKS = frozenset({"event.from", "task.get_record"})
+#: Looks at a coalescing chain come so rarely that events must tell of its end.
+SETTINGS = {"coalesce_check_s": 300, "progress_interval_s": 0.05, "image_wedged_after_s": 3}
 #: The simulator's storage as it is without a test's wishes.
 STORAGE = {"pause": False, "bytes_per_s": None, "step_s": 0, "scan_s": 0, "snapshot_s": 0, "quiet_period_s": 0.2}
 
@@ -47,17 +49,18 @@ class VM:
 class Lab(Rig):
     """A rig for many tests: what a test changes is put right after it by `tidy`."""
 
-    settings: dict[str, Any] = field(default_factory=lambda: {"coalesce_check_s": 300, "progress_interval_s": 0.05})
+    settings: dict[str, Any] = field(default_factory=lambda: dict(SETTINGS))
     simulator_options: tuple[str, ...] = ("--guest-writes", "50", "--quiet-period", "0.2")
     pools: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Further pools of the deployment."""
+    """Further pools of the deployment; one without url is the same pool, seen otherwise."""
     vms: list[VM] = field(default_factory=list)
 
     def _toml(self) -> str:
         lines = [super()._toml()]
         for name, values in self.pools.items():
             lines.append(f"[pools.{name}]")
-            lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+            settings = {"url": self.simulator.url, "password": self.simulator.password, **values}
+            lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         return "\n".join(lines)
 
     # -- VMs -----------------------------------------------------------------------------------------------------------
@@ -117,7 +120,7 @@ class Lab(Rig):
 
     def snapshot(self, vm: VM, **fields: Any) -> Handle:
         """Submit a snapshot."""
-        return self.client.snapshot(**{"instance": {"vm_uuid": vm.uuid}, **fields})
+        return self.client.snapshot(**{"instance": {"vm_uuid": vm.uuid}, "pool": "lab", **fields})
 
     def await_wait(self, handle: Handle, reason: str) -> None:
         """Wait until the operation is parked for `reason`."""
