@@ -255,6 +255,12 @@ class Builder:
             source = random.Random(f"{self._pool.settings.seed} {uuid}")  # noqa: S311 - content, no secret
             for offset in range(0, wish.size, _CHUNK):
                 repository.write(uuid, offset, source.randbytes(min(_CHUNK, wish.size - offset)))
+        with self._pool.collector(sr).turn:
+            return self._chain(sr, uuid, wish, name)
+
+    def _chain(self, sr: Row, uuid: str, wish: DiskWish, name: str) -> Row:
+        """Put the wished links below a disk and make the records of all."""
+        repository = self._pool.repository(sr)
         for level in range(wish.chain_depth - 1):
             snapshot_uuid, base_uuid = self._pool.ids.uuid(), self._pool.ids.uuid()
             repository.write(uuid, level * 4096, b"level %d" % level)

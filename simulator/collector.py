@@ -27,6 +27,8 @@ class Collector:
         self._sr_ref = sr.ref
         self._repository = repository
         self._lock = threading.Lock()
+        self.turn = threading.Lock()
+        """Held during each merge and its records: who makes files and records together takes it, too."""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._hurry = threading.Event()
@@ -121,14 +123,15 @@ class Collector:
                 self._pool.clock.wait(0.05, self._stop)
                 continue
             try:
-                step = self._repository.collect_once(inhibit_leaf=self._switches(sr))
+                with self.turn:
+                    step = self._repository.collect_once(inhibit_leaf=self._switches(sr))
+                    if step is None:
+                        return
+                    disks.scan(self._pool, sr, introduces=False)
             except StorageError:
-                return
-            if step is None:
                 return
             done += 1
             self.merges += 1
-            disks.scan(self._pool, sr, introduces=False)
             with self._pool.db as db:
                 db.put(task, progress=done / (done + 1))
             if self.step_s:

@@ -100,8 +100,7 @@ def test_a_call_that_may_happen_twice_is_repeated(
         case _:
             store.delete(image_id)
             assert glance.images()[image_id]["status"] == "deleted"
-    is_done_by_the_first = (call, effect) == ("delete", "drop_after")
-    assert glance.calls()[call] - before == (2 if is_done_by_the_first else 3)
+    assert glance.calls()[call] - before == 3
 
 
 def test_a_busy_service_is_given_up_after_a_few_tries(glance: FakeGlance, store: GlanceStore, image_id: str) -> None:
@@ -292,7 +291,7 @@ def test_a_killed_glance_never_leaves_us_looping(tmp_path: Path) -> None:
         glance.start()
         with pytest.raises(ImageNotReady):
             push(store, image_id, Export(), plan(), Watch())
-        time.sleep(1.1)  # Glance's clock has seconds
+        time.sleep(2.1)  # Glance's clock has seconds
         with pytest.raises(ImageWedged, match=r"saving for \d+ s.*Its owner must delete it; then submit again"):
             push(store, image_id, Export(), plan(wedged_after_s=1), Watch())
         assert glance.images()[image_id]["status"] == "saving"  # never deleted on our own

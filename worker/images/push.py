@@ -20,6 +20,7 @@ from worker.errors import (
     ImageConflict,
     ImageFormatRefused,
     ImageNotReady,
+    ImageStoreDenied,
     ImageWedged,
     TruncatedStream,
 )
@@ -111,7 +112,13 @@ def push(store: ImageStore, image_id: str, source: Source, plan: PushPlan, watch
     if done is not None:
         return done
     watch.check()
-    store.update(image_id, _changes(plan))
+    try:
+        store.update(image_id, _changes(plan))
+    except ImageStoreDenied:
+        done = already_pushed(store, image_id, plan, watch)  # formats are locked once another delivery uploads
+        if done is None:
+            raise
+        return done
     moving = _Moving(source, plan, watch)
     try:
         size = moving.begin()

@@ -108,10 +108,11 @@ class TestStockClient:
         seen = set[str]()
         while found.state != "SUCCESS":
             seen.add(found.state)
-            if found.state == "PROGRESS" and isinstance(found.info, dict) and "operation" in found.info:
-                assert found.info["operation"] == "toy"
-                assert found.info["id"] == found.id
-                assert found.info["progress"] < 100
+            info = found.info  # read once: the operation goes on
+            if isinstance(info, dict) and "operation" in info:
+                assert info["operation"] == "toy"
+                assert info["id"] == found.id
+                assert info["progress"] < 100
         assert {"STARTED", "PROGRESS"} <= seen
 
     def test_gets_the_error_of_a_failed_operation(self, running_toys: Toys) -> None:

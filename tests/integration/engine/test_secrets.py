@@ -75,6 +75,8 @@ def stored(server: RedisServer) -> str:
     with server.client(1) as store:
         for key in store.scan_iter():
             kind = store.type(key)
+            if kind == "none":
+                continue  # gone meanwhile
             if kind == "stream":
                 texts.append(f"{key} {store.xrange(key)}")
             else:
