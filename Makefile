@@ -48,7 +48,7 @@ demo: setup ## a snapshot from a simulated pool, with everything real but the po
 	@$(BIN)/vmops demo $(ARGS)
 
 test: setup ## the tests that need nothing but this machine
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
