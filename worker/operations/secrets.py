@@ -20,7 +20,7 @@ def read_private_key(path: Path) -> PrivateKey:
     """Read `secret_key_file`. Raises ValueError when it is not 64 hex digits."""
     try:
         return PrivateKey(bytes.fromhex(path.read_text(encoding="ascii").strip()))
-    except Exception as error:
+    except (OSError, ValueError, TypeError, CryptoError) as error:
         raise ValueError(f"{path} must hold 64 hex digits (a private key): {type(error).__name__}") from error
 
 
