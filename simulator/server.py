@@ -8,9 +8,9 @@ from simulator.api.catalogue import dispatch
 from simulator.control import Control
 from simulator.core.failures import Abandoned, Failure
 from simulator.faults import Fault, Ignored
+from simulator.handlers import HANDLERS, Refused
 from simulator.model.types import VOID
 from simulator.pool import Pool
-from simulator.transfers import Refused
 from simulator.wire import xmlrpc
 from simulator.wire.http import (
     CONTROL_PREFIX,
@@ -23,7 +23,6 @@ from simulator.wire.http import (
 )
 from simulator.wire.jsonrpc import JsonCall
 
-_TRANSFERS = {("GET", "/export_raw_vdi"), ("PUT", "/import_raw_vdi")}
 _FORBIDDEN = page(403, "forbidden", "Access to the requested resource is forbidden.")
 
 
@@ -65,14 +64,14 @@ class Server:
         fault = self._pool.faults.pick(name)
         self._strike_page(fault, connection, "before")
         self._pool.db.adopt_thread()
-        if (request.method, request.path) not in _TRANSFERS:
+        handle = HANDLERS.get((request.method, request.path))
+        goes_on = False
+        if handle is None:
             connection.send(_FORBIDDEN)
-        elif request.method == "GET":
-            self._pool.transfers.export(request, connection, fault)
         else:
-            self._pool.transfers.import_(request, connection, fault)
+            goes_on = handle(self._pool, request, connection, fault)
         self._strike_page(fault, connection, "after")
-        return False
+        return goes_on
 
     def _strike_page(self, fault: Fault | None, connection: Connection, moment: str) -> None:
         try:

@@ -5,8 +5,6 @@ The 200 goes out before the work: success or failure is only in the task. Meanwh
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import threading
 import time
@@ -21,9 +19,10 @@ from simulator.api.vdi import backend_failure, new_record, on_sr, rounded
 from simulator.core.database import Row
 from simulator.core.failures import Failure, internal_error
 from simulator.faults import Fault
-from simulator.model.types import NULL, escape
+from simulator.handlers import Refused, adopt_task, authorise, end_task, failure_page, handler, named
+from simulator.model.types import NULL
 from simulator.storage import ImportBroken, StorageError
-from simulator.wire.http import Connection, ConnectionReset, Request, internal_error_page, page
+from simulator.wire.http import Connection, ConnectionReset, Request, page
 
 if TYPE_CHECKING:
     from simulator.pool import Pool
@@ -33,14 +32,6 @@ _FORMATS = {"raw": "application/octet-stream", "vhd": "application/vhd"}
 CANCEL_LOOK_S = 10.0
 _PROGRESS_STEP = 0.01
 _SMALLEST_SLICE = 512
-
-
-class Refused(Exception):
-    """The handler answers with this page and closes."""
-
-    def __init__(self, answer: bytes) -> None:
-        super().__init__("refused")
-        self.answer = answer
 
 
 @dataclass(slots=True)
@@ -135,49 +126,8 @@ class Transfers:
             with self._lock:
                 del self._by_id[id(transfer)]
 
-    # -- what both handlers do first
-
-    def _authorised(self, request: Request) -> None:
-        """Raise Refused(401) unless the request carries a session or Basic credentials."""
-        session_ref = request.parameter("session_id")
-        realm = "get_export_raw_vdi" if request.method == "GET" else "put_import_raw_vdi"
-        try:
-            if session_ref is not None:
-                self._pool.sessions.check(session_ref)
-                return
-            user, password = _basic(request)
-            self._pool.authenticate(user, password)
-        except Failure:
-            extra = f'WWW-Authenticate:Basic realm="{realm}"\r\n'
-            text = "Please check your credentials and retry."
-            raise Refused(page(401, "unauthorised", text, extra)) from None
-
-    def _disk(self, wish: str | None, name: str = "VDI") -> Row:
-        """Return the object that a query names by reference or uuid. Raises Refused(500)."""
-        table = self._pool.db.tables[name]
-        row = table.rows.get(wish or "") or table.by_uuid.get(wish or "")
-        if row is None:
-            text = f'Db_exn.Read_missing_uuid("{name}", "", "{wish or ""}")'
-            raise Refused(internal_error_page(escape(text)))
-        return row
-
-    def _task(self, request: Request, label: str) -> tuple[Row, bool]:
-        ref = request.parameter("task_id")
-        if ref is None:
-            return self._pool.tasks.create(label, None), False
-        task = self._pool.db.find("task", ref)
-        if task is None:
-            raise Refused(internal_error_page(escape(f'Db_exn.Read_missing_uuid("task", "", "{ref}")')))
-        return task, True
-
     def _end(self, transfer: _Transfer, failure: Failure | None, result: str = "") -> None:
-        tasks = self._pool.tasks
-        if failure is None:
-            tasks.succeed(transfer.task, result)
-        else:
-            tasks.fail(transfer.task, failure.details)
-        if not transfer.own_task:
-            tasks.discard(transfer.task)
+        end_task(self._pool, transfer.task, transfer.own_task, failure, result)
 
     @contextlib.contextmanager
     def _attached(self, ctx: Context, transfer: _Transfer, mode: str) -> Iterator[None]:
@@ -222,12 +172,12 @@ class Transfers:
 
     def export(self, request: Request, connection: Connection, fault: Fault | None) -> None:
         """Answer GET /export_raw_vdi; the connection ends with it. Raises Refused, ConnectionReset."""
-        self._authorised(request)
-        vdi = self._disk(request.parameter("vdi"))
+        authorise(self._pool, request)
+        vdi = named(self._pool, "VDI", request.parameter("vdi"))
         form = request.parameter("format") or "raw"
         base_wish = request.parameter("base")
-        base = self._disk(base_wish) if base_wish else None
-        task, own_task = self._task(request, "Exporting raw VDI")
+        base = named(self._pool, "VDI", base_wish) if base_wish else None
+        task, own_task = adopt_task(self._pool, request, "Exporting raw VDI")
         transfer = _Transfer("export", vdi, task, own_task, time.monotonic(), fault)
         if form not in _FORMATS:
             self._end(transfer, internal_error(f"Unknown format {form}"))
@@ -294,9 +244,9 @@ class Transfers:
 
     def import_(self, request: Request, connection: Connection, fault: Fault | None) -> None:
         """Answer PUT /import_raw_vdi; the connection ends with it. Raises Refused, ConnectionReset."""
-        self._authorised(request)
+        authorise(self._pool, request)
         form = request.parameter("format") or "raw"
-        task, own_task = self._task(request, "Importing raw VDI")
+        task, own_task = adopt_task(self._pool, request, "Importing raw VDI")
         transfer = _Transfer("import", _NOTHING, task, own_task, time.monotonic(), fault)
         refusal = _import_refusal(request, form)
         if refusal is not None:
@@ -325,8 +275,8 @@ class Transfers:
     def _target(self, ctx: Context, request: Request, length: int) -> Row:
         wish = request.parameter("vdi")
         if wish is not None:
-            return self._disk(wish)
-        sr = self._disk(request.parameter("sr_id") or request.parameter("sr_uuid"), "SR")
+            return named(self._pool, "VDI", wish)
+        sr = named(self._pool, "SR", request.parameter("sr_id") or request.parameter("sr_uuid"))
         uuid, size = self._pool.ids.uuid(), rounded(length)
         with on_sr(ctx, sr, "vdi_create"):
             self._pool.repository(sr).create(uuid, size)
@@ -357,17 +307,6 @@ def _split_at(chunk: memoryview, position: int, limit: int | None) -> list[memor
     return [chunk[:here], chunk[here:]] if 0 < here < len(chunk) else [chunk]
 
 
-def _basic(request: Request) -> tuple[str, str]:
-    kind, _, text = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "basic":
-        raise Failure("SESSION_AUTHENTICATION_FAILED", "", "")
-    try:
-        user, _, password = base64.b64decode(text, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        raise Failure("SESSION_AUTHENTICATION_FAILED", "", "") from None
-    return user, password
-
-
 def _import_refusal(request: Request, form: str) -> str | None:
     encoding = request.headers.get("transfer-encoding")
     if encoding is not None:
@@ -394,6 +333,13 @@ def _import_head(task: Row) -> bytes:
     ).encode()
 
 
-def failure_page(failure: Failure) -> bytes:
-    """Return the 500 page that names an XenAPI failure."""
-    return internal_error_page(escape(f"{failure.code}: [ {'; '.join(failure.details[1:])} ]"))
+@handler("GET", "/export_raw_vdi")
+def _export_raw_vdi(pool: Pool, request: Request, connection: Connection, fault: Fault | None) -> bool:
+    pool.transfers.export(request, connection, fault)
+    return False
+
+
+@handler("PUT", "/import_raw_vdi")
+def _import_raw_vdi(pool: Pool, request: Request, connection: Connection, fault: Fault | None) -> bool:
+    pool.transfers.import_(request, connection, fault)
+    return False
