@@ -7,15 +7,33 @@ from simulator.api import (
     devices,
     event,
     hosts,
+    network,
+    pif,
     registry,
     sessions,
     sr,
     vdi,
+    vif,
     vm_copy,
     vm_power,
     vm_revert,
     vm_settings,
 )
 
-MODULES = (accessors, devices, event, hosts, sessions, sr, vdi, vm_copy, vm_power, vm_revert, vm_settings)
+MODULES = (
+    accessors,
+    devices,
+    event,
+    hosts,
+    network,
+    pif,
+    sessions,
+    sr,
+    vdi,
+    vif,
+    vm_copy,
+    vm_power,
+    vm_revert,
+    vm_settings,
+)
 dispatch = registry.dispatch

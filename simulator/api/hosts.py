@@ -1,8 +1,6 @@
-"""host.*, pool.*, network.* and PIF.* as far as they do more than hold fields (xapi.md 6.6)."""
+"""host.* and pool.* as far as they do more than hold fields (xapi.md 6.6)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from simulator.api import domains
 from simulator.api.registry import METHODS, Context, call
@@ -83,49 +81,3 @@ def pool_designate_new_master(ctx: Context, host: Row) -> None:
     """Make another host the master."""
     with ctx.db as db:
         db.put(ctx.pool.pool_row, master=host.ref)
-
-
-@call("network.create", "record:network", returns="@network")
-def network_create(ctx: Context, record: dict[str, Any]) -> str:
-    """Make a network; without a bridge name it gets one. Raises INVALID_VALUE for a reserved one."""
-    bridge = record.get("bridge", "")
-    if bridge.startswith("xapi"):
-        raise Failure("INVALID_VALUE", "bridge", bridge)
-    with ctx.db as db:
-        number = int(db.notes.get("bridge", -1)) + 1
-        db.note("bridge", number)
-        values = record | {"uuid": ctx.pool.ids.uuid(), "bridge": bridge or f"xapi{number}"}
-        return db.create("network", ctx.pool.ids.ref(), values).ref
-
-
-@call("network.destroy", "&network")
-def network_destroy(ctx: Context, network: Row) -> None:
-    """Remove a network without interfaces. Raises NETWORK_CONTAINS_VIF and NETWORK_CONTAINS_PIF."""
-    with ctx.db as db:
-        for field, code in (("VIFs", "NETWORK_CONTAINS_VIF"), ("PIFs", "NETWORK_CONTAINS_PIF")):
-            if network[field]:
-                raise Failure(code, *network[field])
-        db.delete(network)
-
-
-@call("network.set_default_locking_mode", "&network", "network_default_locking_mode")
-def network_set_default_locking_mode(ctx: Context, network: Row, value: str) -> None:
-    """Choose what interfaces do by default."""
-    with ctx.db as db:
-        db.put(network, default_locking_mode=value)
-
-
-@call("PIF.plug", "&PIF")
-def pif_plug(ctx: Context, pif: Row) -> None:
-    """Bring an interface up."""
-    with ctx.db as db:
-        db.put(pif, currently_attached=True)
-
-
-@call("PIF.unplug", "&PIF")
-def pif_unplug(ctx: Context, pif: Row) -> None:
-    """Take an interface down."""
-    with ctx.db as db:
-        if pif["disallow_unplug"]:
-            raise Failure("PIF_DOES_NOT_ALLOW_UNPLUG", pif.ref)
-        db.put(pif, currently_attached=False)
