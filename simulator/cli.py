@@ -158,6 +158,7 @@ class Running:
     def open(self) -> int:
         """Listen; return the port."""
         self.listener.open()
+        self.pool.port = self.listener.port
         return self.listener.port
 
     def close(self) -> None:

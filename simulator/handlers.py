@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, NoReturn
 
 from simulator.core.database import Row
 from simulator.core.failures import Failure
@@ -58,6 +58,52 @@ def authorise(pool: Pool, request: Request) -> None:
         extra = f'WWW-Authenticate:Basic realm="{realm}"\r\n'
         text = "Please check your credentials and retry."
         raise Refused(page(401, "unauthorised", text, extra)) from None
+
+
+def serving_host(pool: Pool, connection: Connection) -> Row:
+    """Return the host whose port the request came to."""
+    return pool.db.row("host", connection.host_ref or pool.master_ref)
+
+
+def is_live(pool: Pool, host: Row) -> bool:
+    """Tell whether the pool believes a host to be alive."""
+    metrics = pool.db.find("host_metrics", host["metrics"])
+    return metrics is not None and bool(metrics["live"])
+
+
+def redirect(pool: Pool, request: Request, host: Row) -> NoReturn:
+    """Raise Refused(302): the same request is to be sent to another host. Its task, if any, stays as it is.
+
+    XAPI's redirects lead to https at the standard port (xapi.md 10.1); this one keeps to the port, and to the scheme,
+    that the pool is served on, since nothing listens elsewhere.
+    """
+    scheme = "https" if pool.settings.tls else "http"
+    address = f"[{host['address']}]" if ":" in host["address"] else host["address"]
+    extra = f"Location: {scheme}://{address}:{pool.port}{request.target}\r\n"
+    raise Refused(
+        f"HTTP/1.1 302 Found\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n{extra}"
+        "content-length: 0\r\n\r\n".encode()
+    )
+
+
+def ensure_served_by(pool: Pool, request: Request, connection: Connection, host_refs: Collection[str]) -> Row:
+    """Return the serving host if it is among those; else raise Refused: 302 to a live one of them, 500 without one.
+
+    For `/console` and `/vm_rrd` give the host the VM is resident on, for disk streams `hosts_with_sr`.
+    """
+    here = serving_host(pool, connection)
+    if here.ref in host_refs:
+        return here
+    for ref in host_refs:
+        host = pool.db.find("host", ref)
+        if host is not None and is_live(pool, host):
+            redirect(pool, request, host)
+    raise Refused(failure_page(Failure("HOST_OFFLINE", *list(host_refs)[:1])))
+
+
+def hosts_with_sr(pool: Pool, sr: Row) -> list[str]:
+    """Return the hosts that have a storage repository plugged."""
+    return [pbd["host"] for pbd in pool.db.linked(sr, "PBDs", "PBD") if pbd["currently_attached"]]
 
 
 def named(pool: Pool, cls: str, wish: str | None) -> Row:

@@ -57,6 +57,8 @@ class Pool:
         self.transfers = Transfers(self)
         self.registrations = Registrations()
         self.calls: Counter[str] = Counter()
+        self.port = settings.port
+        """The port that every host listens on."""
         self.latency_s = settings.latency_s
         self.scan_s = 0.0
         self.snapshot_s = 0.0

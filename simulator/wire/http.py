@@ -112,9 +112,11 @@ def internal_error_page(details: str) -> bytes:
 class Connection:
     """One client's connection."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, host_ref: str = "") -> None:
         self._sock = sock
         self._buffer = bytearray()
+        self.host_ref = host_ref
+        """The host whose port the client came to; empty: the master's."""
         self.requests = 0
 
     def read_request(self) -> Request | None:
@@ -231,6 +233,8 @@ class Listener:
         self._lock = threading.Lock()
         self._sock: socket.socket | None = None
         self.port = port
+        self.host_ref = ""
+        """The host that answers here."""
 
     def open(self) -> None:
         """Bind (the same port again after `close`) and accept. Raises OSError when the port is taken."""
@@ -263,7 +267,7 @@ class Listener:
         except OSError:
             client.close()
             return
-        connection = Connection(client)
+        connection = Connection(client, self.host_ref)
         with self._lock:
             self._connections.add(connection)
         try:
