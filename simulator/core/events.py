@@ -5,10 +5,11 @@ The older `event.register`/`event.next` are in `simulator.api.event`, on top of 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ _EMPTY_CLASSES = words(
 )
 _SPECS = {name.lower(): spec for name, spec in CLASSES.items()}
 _NO_EVENTS = frozenset({"session"})
+#: The key under which all who wait are found; no class has this name.
+_EVERYONE = ""
 
 COUNTS = MapOf(STRING, TaggedInt())
 
@@ -127,8 +130,7 @@ def subscription(texts: list[str]) -> Subscription:
 class Waiter:
     """Somebody who waits for a commit that concerns them."""
 
-    def __init__(self, wants: Subscription) -> None:
-        self.wants = wants
+    def __init__(self) -> None:
         self.woken = threading.Event()
 
 
@@ -137,25 +139,43 @@ class EventHub:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._waiters: set[Waiter] = set()
+        self._waiters: dict[str | tuple[str, str], set[Waiter]] = {}
+        """By class, and by (class, ref): a commit costs nothing for those whom it does not concern."""
         self._lock = threading.Lock()
         database.on_commit = self._committed
 
     def _committed(self, touched: set[tuple[str, str]]) -> None:
         if not self._waiters:
             return
-        classes = {cls for cls, _ref in touched}
+        keys: set[str | tuple[str, str]] = {cls for cls, _ref in touched}
+        keys |= touched
         with self._lock:
-            waiters = list(self._waiters)
-        for waiter in waiters:
-            if not waiter.wants.classes.isdisjoint(classes) or not waiter.wants.objects.isdisjoint(touched):
-                waiter.woken.set()
+            for key in keys & self._waiters.keys():
+                for waiter in self._waiters[key]:
+                    waiter.woken.set()
 
     def wake_all(self) -> None:
         """Make every waiter look again (a session ended, the toolstack goes)."""
         with self._lock:
-            for waiter in self._waiters:
+            for waiter in self._waiters.get(_EVERYONE, ()):
                 waiter.woken.set()
+
+    @contextlib.contextmanager
+    def _waiting(self, wants: Subscription) -> Iterator[Waiter]:
+        """Be woken by commits that concern a subscription, and by `wake_all`."""
+        waiter = Waiter()
+        keys: list[str | tuple[str, str]] = [_EVERYONE, *wants.classes, *wants.objects]
+        with self._lock:
+            for key in keys:
+                self._waiters.setdefault(key, set()).add(waiter)
+        try:
+            yield waiter
+        finally:
+            with self._lock:
+                for key in keys:
+                    self._waiters[key].discard(waiter)
+                    if not self._waiters[key]:
+                        del self._waiters[key]
 
     def token(self) -> str:
         """Return the token of this moment."""
@@ -169,10 +189,7 @@ class EventHub:
         since = _generation_of(token)
         limit = min(timeout_s, LONGEST_WAIT_S)
         deadline = time.monotonic() + (limit + EXTRA_WAIT_S if limit > 0 else 0)
-        waiter = Waiter(wants)
-        with self._lock:
-            self._waiters.add(waiter)
-        try:
+        with self._waiting(wants) as waiter:
             while True:
                 with self._db:
                     check()
@@ -183,9 +200,6 @@ class EventHub:
                     waiter.woken.clear()
                 if waiter.woken.wait(left):
                     time.sleep(BATCHING_S)
-        finally:
-            with self._lock:
-                self._waiters.discard(waiter)
 
     def _answer(self, events: list[Event]) -> dict[str, Any]:
         counts = dict.fromkeys(_EMPTY_CLASSES, 0)
