@@ -109,6 +109,13 @@ class Guests:
         """Let a guest run on (unpause, resume)."""
         self._start_writer(vm)
 
+    def moved(self, vm: Row) -> None:
+        """Let a guest run on in the domain that took it over (migration); one that still boots reports later."""
+        metrics = self._pool.db.find("VM_guest_metrics", vm["guest_metrics"])
+        if metrics is None or not metrics["os_version"]:
+            self._pool.scheduler.later(self.habits(vm).boot_s, partial(self._boot_done, vm.ref, vm["domid"]))
+        self.resumed(vm)
+
     def paused(self, vm: Row) -> None:
         """Let a guest stand still (pause, suspend), or end."""
         self._stop_writer(vm)

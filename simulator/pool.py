@@ -199,6 +199,8 @@ class Pool:
                 if row["current_operations"]:
                     db.put(row, current_operations={})
         for vm in db.rows("VM"):
+            if vm["scheduled_to_be_resident_on"] != NULL:
+                db.put(vm, scheduled_to_be_resident_on=NULL)
             vm_rules.refresh(db, vm)
         for sr in db.rows("SR"):
             device_rules.refresh_sr(db, sr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from simulator.api import device_rules, vm_rules
@@ -37,39 +39,83 @@ _BIOS = {
 
 
 def memory_needed(vm: Row) -> int:
-    """Return the bytes that a VM takes on its host."""
+    """Return the bytes that a VM takes on its host: dynamic_min, to which XAPI would balloon it, and the overhead."""
     return int(vm["memory_dynamic_min"]) + int(vm["memory_overhead"])
 
 
 def free_memory(ctx: Context, host: Row) -> int:
-    """Return the bytes that are free on a host."""
+    """Return the bytes that are free on a host; VMs on their way to it count (xapi.md 7.4)."""
     db = ctx.db
     metrics = db.find("host_metrics", host["metrics"])
     total = metrics["memory_total"] if metrics is not None else 0
-    used = sum(memory_needed(vm) for vm in db.linked(host, "resident_VMs", "VM"))
+    resident = db.linked(host, "resident_VMs", "VM")
+    coming = [
+        vm for vm in db.rows("VM") if vm["scheduled_to_be_resident_on"] == host.ref and vm["resident_on"] != host.ref
+    ]
+    used = sum(memory_needed(vm) for vm in [*resident, *coming])
     return int(total) - int(host["memory_overhead"]) - used
 
 
-def assert_can_boot(ctx: Context, vm: Row, host: Row) -> None:
-    """Raise why the host cannot run the VM, in XAPI's order (xapi.md 7.4)."""
+def assert_can_boot(
+    ctx: Context, vm: Row, host: Row, *, storage_too: bool = True, memory_too: bool = True, force: bool = False
+) -> None:
+    """Raise why the host cannot run the VM, in XAPI's order (xapi.md 7.4). `force` skips the look at CPU features."""
     with ctx.db as db:
-        if vm["VCPUs_at_startup"] < 1 or vm["VCPUs_at_startup"] > vm["VCPUs_max"]:
-            value = str(vm["VCPUs_at_startup"])
-            raise Failure(
-                "VALUE_NOT_SUPPORTED", "VCPUs_at_startup", value, "value greater than VCPUs_max or not positive"
-            )
-        order = [vm[f"memory_{name}"] for name in ("static_min", "dynamic_min", "dynamic_max", "static_max")]
-        if order != sorted(order):
-            raise Failure("MEMORY_CONSTRAINT_VIOLATION")
+        _assert_sane(vm)
         metrics = db.find("host_metrics", host["metrics"])
         if metrics is None or not metrics["live"]:
             raise Failure("HOST_OFFLINE", host.ref)
         if not host["enabled"]:
             raise Failure("HOST_DISABLED", host.ref)
-        _assert_storage(ctx, vm, host)
+        _assert_hardware(vm, host, force=force)
+        if storage_too:
+            _assert_storage(ctx, vm, host)
+        _assert_networks(ctx, vm, host)
         needed, free = memory_needed(vm), free_memory(ctx, host)
-        if needed > free:
+        if memory_too and needed > free:
             raise Failure("HOST_NOT_ENOUGH_FREE_MEMORY", str(needed), str(free))
+        assert_enough_pcpus(vm, host)
+
+
+def _assert_sane(vm: Row) -> None:
+    if vm["VCPUs_at_startup"] < 1 or vm["VCPUs_at_startup"] > vm["VCPUs_max"]:
+        value = str(vm["VCPUs_at_startup"])
+        raise Failure("VALUE_NOT_SUPPORTED", "VCPUs_at_startup", value, "value greater than VCPUs_max or not positive")
+    order = [vm[f"memory_{name}"] for name in ("static_min", "dynamic_min", "dynamic_max", "static_max")]
+    if order != sorted(order):
+        raise Failure("MEMORY_CONSTRAINT_VIOLATION")
+
+
+def _assert_hardware(vm: Row, host: Row, *, force: bool) -> None:
+    offered: list[int] = host["virtual_hardware_platform_versions"]
+    version: int = vm["hardware_platform_version"]
+    if version and version not in offered:
+        shown = f"[{'; '.join(str(one) for one in sorted(offered))}]"
+        details = (host.ref, shown, vm.ref, str(version))
+        raise Failure("VM_HOST_INCOMPATIBLE_VIRTUAL_HARDWARE_PLATFORM_VERSION", *details)
+    if vm["power_state"] == "Halted" or force:
+        return
+    flags, cpu = vm["last_boot_CPU_flags"], host["cpu_info"]
+    if flags.get("vendor", cpu.get("vendor")) != cpu.get("vendor"):
+        raise Failure("VM_INCOMPATIBLE_WITH_THIS_HOST", vm.ref, host.ref, "CPUs' vendors differ")
+    if not _is_subset(flags.get("features", ""), cpu.get("features_hvm", "")):
+        text = "VM last booted on a CPU with features this host's CPU does not have."
+        raise Failure("VM_INCOMPATIBLE_WITH_THIS_HOST", vm.ref, host.ref, text)
+
+
+def _is_subset(needed: str, offered: str) -> bool:
+    """Tell whether every feature bit is offered; the words of a host that has fewer of them count as zero."""
+    have = [int(word, 16) for word in offered.split("-") if word]
+    want = [int(word, 16) for word in needed.split("-") if word]
+    have += [0] * (len(want) - len(have))
+    return all(bits & ~have[position] == 0 for position, bits in enumerate(want))
+
+
+def assert_enough_pcpus(vm: Row, host: Row) -> None:
+    """Raise HOST_NOT_ENOUGH_PCPUS for a VM with more CPUs than the host has."""
+    count = host["cpu_info"].get("cpu_count", "")
+    if count.isdigit() and vm["VCPUs_max"] > int(count):
+        raise Failure("HOST_NOT_ENOUGH_PCPUS", str(vm["VCPUs_max"]), count)
 
 
 def _assert_storage(ctx: Context, vm: Row, host: Row) -> None:
@@ -79,6 +125,19 @@ def _assert_storage(ctx: Context, vm: Row, host: Row) -> None:
         vdi = db.find("VDI", vbd["VDI"])
         if vdi is not None and vdi["SR"] not in plugged:
             raise Failure("VM_REQUIRES_SR", vm.ref, vdi["SR"])
+    image = db.find("VDI", vm["suspend_VDI"])
+    if image is not None and image["SR"] not in plugged:
+        raise Failure("VM_REQUIRES_SR", vm.ref, image["SR"])
+
+
+def _assert_networks(ctx: Context, vm: Row, host: Row) -> None:
+    """Raise VM_REQUIRES_NETWORK for a network with interfaces elsewhere only; one without any is everywhere."""
+    db = ctx.db
+    for vif in db.linked(vm, "VIFs", "VIF"):
+        network = db.find("network", vif["network"])
+        pifs = db.linked(network, "PIFs", "PIF") if network is not None else []
+        if network is not None and pifs and not any(pif["host"] == host.ref for pif in pifs):
+            raise Failure("VM_REQUIRES_NETWORK", vm.ref, network.ref)
 
 
 def possible_hosts(ctx: Context, vm: Row) -> list[Row]:
@@ -104,22 +163,50 @@ def choose_host(ctx: Context, vm: Row) -> Row:
     return ctx.pool.ids.random.choice(hosts)
 
 
-def boot(ctx: Context, vm: Row, host: Row, *, paused: bool) -> None:
-    """Build a domain and let it run."""
-    vbds = ctx.db.linked(vm, "VBDs", "VBD")
-    with ctx.pool.operations.acquired(ctx, vm, lambda: _reserve(ctx, vbds), RESERVE_S) as db:
+def given_host(ctx: Context, vm: Row, host: Row) -> Row:
+    """Return the host that a client chose. Raises why it cannot run the VM."""
+    if "evacuate" in host["current_operations"].values():
+        raise Failure("HOST_EVACUATE_IN_PROGRESS", host.ref)
+    assert_can_boot(ctx, vm, host)
+    return host
+
+
+@contextlib.contextmanager
+def placed(ctx: Context, vm: Row, choose: Callable[[], Row], mark: str) -> Iterator[Row]:
+    """Reserve a host's memory for a VM that comes to it, and mark the host; yield it (xapi.md 7.4).
+
+    Raises what `choose` raises; choosing and reserving are one step, so that two VMs never get the same memory.
+    """
+    key = ctx.task_ref
+    with ctx.db as db:
+        host = choose()
         db.put(vm, scheduled_to_be_resident_on=host.ref)
+        db.put(host, current_operations=host["current_operations"] | {key: mark})
     try:
-        ctx.pool.clock.wait(BUILD_S)
-        ctx.progress(0.22)
-        with ctx.db:
-            _release(ctx, vbds)
-            begin_domain(ctx, vm, host, paused=paused)
-            ctx.pool.guests.booted(vm)
+        yield host
     finally:
         with ctx.db as db:
-            _release(ctx, vbds)
+            marks = {ref: name for ref, name in host["current_operations"].items() if ref != key}
+            db.put(host, current_operations=marks)
             db.put(vm, scheduled_to_be_resident_on=NULL)
+
+
+def boot(ctx: Context, vm: Row, choose: Callable[[], Row], *, paused: bool) -> None:
+    """Build a domain on the host that `choose` returns, and let it run."""
+    vbds = ctx.db.linked(vm, "VBDs", "VBD")
+    with placed(ctx, vm, choose, "vm_start") as host:
+        with ctx.pool.operations.acquired(ctx, vm, lambda: _reserve(ctx, vbds), RESERVE_S):
+            pass
+        try:
+            ctx.pool.clock.wait(BUILD_S)
+            ctx.progress(0.22)
+            with ctx.db:
+                _release(ctx, vbds)
+                begin_domain(ctx, vm, host, paused=paused)
+                ctx.pool.guests.booted(vm)
+        finally:
+            with ctx.db:
+                _release(ctx, vbds)
 
 
 def _reserve(ctx: Context, vbds: list[Row]) -> None:
@@ -224,6 +311,25 @@ def _open_console(ctx: Context, vm: Row, host: Row) -> None:
     location = f"https://{host['address']}/console?uuid={uuid}"
     values: dict[str, Any] = {"uuid": uuid, "protocol": "rfb", "location": location, "VM": vm.ref}
     ctx.db.create("console", ctx.pool.ids.ref(), values)
+
+
+def move_domain(ctx: Context, vm: Row, host: Row) -> None:
+    """Write what a migration changes: the same guest in a new domain on another host; the database is locked."""
+    db = ctx.db
+    old_ref = vm["resident_on"]
+    domid = int(db.notes.get("domid", 0)) + 1
+    db.note("domid", domid)
+    db.put(vm, domid=domid, resident_on=host.ref, scheduled_to_be_resident_on=NULL)
+    for vbd in db.linked(vm, "VBDs", "VBD"):
+        vdi = db.find("VDI", vbd["VDI"])
+        if vdi is None or not vbd["currently_attached"]:
+            continue
+        sm_config = {key: value for key, value in vdi["sm_config"].items() if key != f"host_{old_ref}"}
+        db.put(vdi, sm_config=sm_config | {f"host_{host.ref}": vbd["mode"]})
+    for console in db.linked(vm, "consoles", "console"):
+        db.delete(console)
+    _open_console(ctx, vm, host)
+    vm_rules.refresh(db, vm)
 
 
 def drop_memory(ctx: Context, vm: Row) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from simulator.api import device_rules, domains, vm_rules
@@ -37,7 +37,7 @@ def start(ctx: Context, vm: Row, start_paused: bool, force: bool) -> None:  # no
     """Boot on a host that can. Raises NO_HOSTS_AVAILABLE."""
     del force
     with on_vm(ctx, vm, "start"):
-        domains.boot(ctx, vm, domains.choose_host(ctx, vm), paused=start_paused)
+        domains.boot(ctx, vm, lambda: domains.choose_host(ctx, vm), paused=start_paused)
 
 
 @call("VM.start_on", "&VM", "&host", "bool", "bool")
@@ -45,8 +45,7 @@ def start_on(ctx: Context, vm: Row, host: Row, start_paused: bool, force: bool) 
     """Boot on the given host. Raises why that host cannot."""
     del force
     with on_vm(ctx, vm, "start_on"):
-        domains.assert_can_boot(ctx, vm, host)
-        domains.boot(ctx, vm, host, paused=start_paused)
+        domains.boot(ctx, vm, lambda: domains.given_host(ctx, vm, host), paused=start_paused)
 
 
 @call("VM.pause", "&VM")
@@ -105,7 +104,7 @@ def cancel_others(ctx: Context, vm: Row) -> None:
     with ctx.db as db:
         for task_ref, name in vm["current_operations"].items():
             task = db.find("task", task_ref)
-            if task is not None and name in ("clean_shutdown", "shutdown", "clean_reboot", "hard_reboot", "suspend"):
+            if task is not None and name in vm_rules.CANCELLED_BY_HARD:
                 ctx.pool.tasks.cancel(task)
 
 
@@ -177,7 +176,7 @@ def resume(ctx: Context, vm: Row, start_paused: bool, force: bool) -> None:  # n
     """Bring a suspended VM back on a host that can."""
     del force
     with on_vm(ctx, vm, "resume"):
-        _resume(ctx, vm, domains.choose_host(ctx, vm), paused=start_paused)
+        _resume(ctx, vm, lambda: domains.choose_host(ctx, vm), paused=start_paused)
 
 
 @call("VM.resume_on", "&VM", "&host", "bool", "bool")
@@ -185,12 +184,11 @@ def resume_on(ctx: Context, vm: Row, host: Row, start_paused: bool, force: bool)
     """Bring a suspended VM back on the given host."""
     del force
     with on_vm(ctx, vm, "resume_on"):
-        domains.assert_can_boot(ctx, vm, host)
-        _resume(ctx, vm, host, paused=start_paused)
+        _resume(ctx, vm, lambda: domains.given_host(ctx, vm, host), paused=start_paused)
 
 
-def _resume(ctx: Context, vm: Row, host: Row, *, paused: bool) -> None:
-    with ctx.db:
+def _resume(ctx: Context, vm: Row, choose: Callable[[], Row], *, paused: bool) -> None:
+    with domains.placed(ctx, vm, choose, "vm_resume") as host, ctx.db:
         domains.begin_domain(ctx, vm, host, paused=paused)
     domains.drop_memory(ctx, vm)
     if not paused:

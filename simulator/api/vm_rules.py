@@ -64,7 +64,7 @@ _TOGETHER = (
     frozenset({"snapshot", "checkpoint"}),
     frozenset({"get_boot_record"}),
 )
-_CANCELLED_BY_HARD = frozenset(
+CANCELLED_BY_HARD = frozenset(
     words("clean_shutdown shutdown clean_reboot hard_reboot pool_migrate call_plugin suspend")
 )
 _TEMPLATE_MAY = frozenset(
@@ -109,9 +109,9 @@ def _go_together(operation: str, names: set[str], *, listing: bool) -> bool:
     if any(operation in group and names <= group for group in _TOGETHER):
         return True
     if operation == "hard_shutdown":
-        return "hard_shutdown" not in names and (not listing or names <= _CANCELLED_BY_HARD)
+        return "hard_shutdown" not in names and (not listing or names <= CANCELLED_BY_HARD)
     if operation == "hard_reboot":
-        return names <= _CANCELLED_BY_HARD - {"hard_reboot"}
+        return names <= CANCELLED_BY_HARD - {"hard_reboot"}
     return names == {"migrate_send"} and operation in ("metadata_export", "clean_shutdown", "clean_reboot")
 
 
