@@ -13,11 +13,13 @@ from simulator.api.registry import METHODS, Context, Method, Row_
 from simulator.core.database import Row
 from simulator.core.failures import Failure
 from simulator.core.query import compile_query
-from simulator.model.schema import CLASSES, WITHOUT_GET_ALL, ClassSpec, Field, RecordOf
-from simulator.model.types import STRING, VOID, MapOf, Ref, SetOf, Type
+from simulator.model.schema import CLASSES, PLAIN_RECORDS, REMOVED_CLASSES, WITHOUT_GET_ALL, ClassSpec, Field
+from simulator.model.types import STRING, VOID, MapOf, Record, Ref, SetOf, Type
 
-#: Classes whose get_all calls answer MESSAGE_REMOVED though they are listed (seen).
-REMOVED_GET_ALL = frozenset({"VIF_metrics", "VBD_metrics"})
+#: Classes whose objects are read as wholes only.
+WITHOUT_FIELD_CALLS = PLAIN_RECORDS | {"message"}
+#: Classes that have names but are not looked up by them.
+WITHOUT_GET_BY_NAME_LABEL = frozenset({"pool"})
 #: RW fields whose change alters what the VM may do.
 _RULES_FIELDS = frozenset({"blocked_operations", "is_a_template"})
 
@@ -35,7 +37,7 @@ class _RecordMap(MapOf):
         return {row.ref: row.spec.json(row.values) for row in value}
 
 
-class _RowRecord(Type):
+class _RowRecord(Record):
     """One record, from a row."""
 
     def xml(self, value: Any) -> str:
@@ -130,6 +132,10 @@ def _removed(ctx: Context, *_arguments: Any) -> None:
 
 
 def _define(name: str, body: Any, params: tuple[Type, ...], result: Type, field: Field | None = None) -> None:
+    if field is not None and field.is_removed:
+        body = _removed
+    if body is _removed:
+        params = tuple(Ref(one.class_name) if isinstance(one, Row_) else one for one in params)
     method = Method(name, params, len(params), result, body, has_async=False, needs_session=True, field=field)
     METHODS.setdefault(name, method)
 
@@ -150,24 +156,30 @@ def _define_field(spec: ClassSpec, field: Field) -> None:
 
 def _define_get_all(spec: ClassSpec) -> None:
     cls, ref = spec.name, Ref(spec.name)
-    records = _RecordMap(ref, RecordOf(spec))
-    is_removed = cls in REMOVED_GET_ALL
+    records = _RecordMap(ref, Record(cls))
+    is_removed = cls in REMOVED_CLASSES
     _define(f"{cls}.get_all", _removed if is_removed else partial(_all, cls), (), SetOf(ref))
     _define(f"{cls}.get_all_records", _removed if is_removed else partial(_all_records, cls), (), records)
     _define(f"{cls}.get_all_records_where", partial(_all_records_where, cls), (STRING,), records)
     _define(f"{cls}.get_all_where", partial(_all_where, cls), (STRING,), SetOf(ref))
+    if "name_label" in spec.fields and cls not in WITHOUT_GET_BY_NAME_LABEL:
+        find = _removed if is_removed else partial(_by_name_label, cls)
+        _define(f"{cls}.get_by_name_label", find, (STRING,), SetOf(ref))
 
 
 def _define_class(spec: ClassSpec) -> None:
     cls, ref = spec.name, Ref(spec.name)
-    for field in spec.fields.values():
-        _define_field(spec, field)
-    _define(f"{cls}.get_record", _record, (Row_(cls),), _RowRecord())
-    _define(f"{cls}.get_by_uuid", partial(_by_uuid, cls), (STRING,), ref)
+    if cls not in WITHOUT_FIELD_CALLS:
+        for field in spec.fields.values():
+            if not field.is_hidden:
+                _define_field(spec, field)
+    if cls in PLAIN_RECORDS:
+        return
+    is_removed = cls in REMOVED_CLASSES
+    _define(f"{cls}.get_record", _removed if is_removed else _record, (Row_(cls),), _RowRecord(cls))
+    _define(f"{cls}.get_by_uuid", _removed if is_removed else partial(_by_uuid, cls), (STRING,), ref)
     if cls not in WITHOUT_GET_ALL:
         _define_get_all(spec)
-        if "name_label" in spec.fields:
-            _define(f"{cls}.get_by_name_label", partial(_by_name_label, cls), (STRING,), SetOf(ref))
 
 
 for _spec in CLASSES.values():

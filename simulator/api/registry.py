@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.core.database import Database, Row
 from simulator.core.failures import Abandoned, Failure, internal_error
-from simulator.model.schema import CLASSES, Field, RecordOf
+from simulator.model.schema import CLASSES, Field
 from simulator.model.types import Type, parse_type
 
 if TYPE_CHECKING:
@@ -99,11 +99,6 @@ def _parse(notation: str) -> Type:
     return parse_type(notation)
 
 
-def result_type(notation: str) -> Type:
-    """Return the type of a result; `record:VM` is a whole record."""
-    return RecordOf(CLASSES[notation[7:]]) if notation.startswith("record:") else parse_type(notation)
-
-
 def call(
     name: str,
     *params: str,
@@ -118,7 +113,7 @@ def call(
             name=name,
             params=tuple(_parse(one.rstrip("?")) for one in params),
             mandatory=sum(1 for one in params if not one.endswith("?")),
-            result=result_type(returns) if isinstance(returns, str) else returns,
+            result=parse_type(returns) if isinstance(returns, str) else returns,
             body=body,
             has_async=has_async,
             needs_session=needs_session,

@@ -167,8 +167,8 @@ class Database:
             old = row.values[field]
             row.values[field] = value
             if inverse and old != value:
-                self._unlink(inverse, old, row.ref)
-                self._link(inverse, value, row.ref)
+                self._unlink(inverse, _without(old, value), row.ref)
+                self._link(inverse, _without(value, old), row.ref)
         self._mark(row)
         self._note(row, ("set", row.cls, row.ref, fields))
 
@@ -215,15 +215,20 @@ class Database:
         if row.cls not in VOLATILE:
             self._pending.append(change)
 
-    def _link(self, inverse: tuple[str, str], target_ref: str, ref: str) -> None:
-        target = self.find(inverse[0], target_ref)
-        if target is not None and ref not in target.values[inverse[1]]:
-            self.put(target, **{inverse[1]: [*target.values[inverse[1]], ref]})
+    def _link(self, inverse: tuple[str, str], targets: str | list[str], ref: str) -> None:
+        for target in self._targets(inverse[0], targets):
+            if ref not in target.values[inverse[1]]:
+                self.put(target, **{inverse[1]: [*target.values[inverse[1]], ref]})
 
-    def _unlink(self, inverse: tuple[str, str], target_ref: str, ref: str) -> None:
-        target = self.find(inverse[0], target_ref)
-        if target is not None and ref in target.values[inverse[1]]:
-            self.put(target, **{inverse[1]: [one for one in target.values[inverse[1]] if one != ref]})
+    def _unlink(self, inverse: tuple[str, str], targets: str | list[str], ref: str) -> None:
+        for target in self._targets(inverse[0], targets):
+            if ref in target.values[inverse[1]]:
+                self.put(target, **{inverse[1]: [one for one in target.values[inverse[1]] if one != ref]})
+
+    def _targets(self, cls: str, refs: str | list[str]) -> list[Row]:
+        """Return the objects at the other end: one, or those of a relation of many to many."""
+        rows = self.tables[cls].rows
+        return [rows[ref] for ref in ([refs] if isinstance(refs, str) else refs) if ref in rows]
 
     # -- durability
 
@@ -306,6 +311,11 @@ class Database:
             if cls not in VOLATILE
             for ref, row in table.rows.items()
         }
+
+
+def _without(refs: str | list[str], others: str | list[str]) -> str | list[str]:
+    """Return a reference as it is, or the references of a set that another set lacks."""
+    return refs if isinstance(refs, str) else [ref for ref in refs if ref not in others]
 
 
 def is_null(ref: str) -> bool:

@@ -1,4 +1,4 @@
-"""The classes of hosts and networks. The notation is explained in `simulator.model.schema`."""
+"""The classes of hosts. The notation is explained in `simulator.model.schema`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ DECLARATIONS = {
         PIFs                               @PIF*                               < host
         suspend_image_sr                   @SR                                 rw
         crash_dump_sr                      @SR                                 rw
-        crashdumps                         @host_crashdump*
-        patches                            @host_patch*
-        updates                            @pool_update*
+        crashdumps                         @host_crashdump*                    < host
+        patches                            @host_patch*                        < host
+        updates                            @pool_update*                       < hosts
         PBDs                               @PBD*                               < host
         host_CPUs                          @host_cpu*                          < host
         cpu_info                           string->string
@@ -44,26 +44,26 @@ DECLARATIONS = {
         external_auth_service_name         string
         external_auth_configuration        string->string
         edition                            string
-        license_server                     string->string                      rw = empty
+        license_server                     string->string                      rw = {address=localhost port=27000}
         bios_strings                       string->string
         power_on_mode                      string
         power_on_config                    string->string
         local_cache_sr                     @SR                                 new = null
         chipset_info                       string->string
-        PCIs                               @PCI*
-        PGPUs                              @PGPU*
-        PUSBs                              @PUSB*
+        PCIs                               @PCI*                               < host
+        PGPUs                              @PGPU*                              < host
+        PUSBs                              @PUSB*                              < host
         ssl_legacy                         bool                                new = true
         guest_VCPUs_params                 string->string                      rw = empty
         display                            host_display                        rw = enabled
         virtual_hardware_platform_versions int*                                = {0}
         control_domain                     @VM
         updates_requiring_reboot           @pool_update*
-        features                           @Feature*
+        features                           @Feature*                           < host
         iscsi_iqn                          string                              new = ""
         multipathing                       bool                                new = false
         uefi_certificates                  string                              new = ""
-        certificates                       @Certificate*
+        certificates                       @Certificate*                       < host
         editions                           string*
         pending_guidances                  update_guidances*
         tls_verification_enabled           bool
@@ -78,7 +78,7 @@ DECLARATIONS = {
     "host_metrics": """
         uuid                               string
         memory_total                       int
-        memory_free                        int
+        memory_free                        int                                 gone
         live                               bool
         last_updated                       datetime
         other_config                       string->string                      rw = empty
@@ -98,74 +98,20 @@ DECLARATIONS = {
         utilisation                        float
         other_config                       string->string                      rw = empty
     """,
-    "network": """
+    "host_crashdump": """
         uuid                               string
-        name_label                         string                              rw = ""
-        name_description                   string                              rw = ""
-        allowed_operations                 network_operations*
-        current_operations                 string->network_operations
-        VIFs                               @VIF*                               < network
-        PIFs                               @PIF*                               < network
-        MTU                                int                                 rw = 1500
-        other_config                       string->string                      rw
-        bridge                             string                              new = ""
-        managed                            bool                                new = true
-        blobs                              string->@blob
-        tags                               string*                             rw = empty
-        default_locking_mode               network_default_locking_mode        = unlocked
-        assigned_ips                       @VIF->string
-        purpose                            network_purpose*
-    """,
-    "PIF": """
-        uuid                               string
-        device                             string                              new
-        network                            @network                            new
         host                               @host                               new
-        MAC                                string                              new
-        MTU                                int                                 new
-        VLAN                               int                                 new
-        metrics                            @PIF_metrics
-        physical                           bool
-        currently_attached                 bool                                = true
-        ip_configuration_mode              ip_configuration_mode               = None
-        IP                                 string
-        netmask                            string
-        gateway                            string
-        DNS                                string
-        bond_slave_of                      @Bond
-        bond_master_of                     @Bond*
-        VLAN_master_of                     @VLAN
-        VLAN_slave_of                      @VLAN*
-        management                         bool
+        timestamp                          datetime
+        size                               int
         other_config                       string->string                      rw = empty
-        disallow_unplug                    bool
-        tunnel_access_PIF_of               @tunnel*
-        tunnel_transport_PIF_of            @tunnel*
-        ipv6_configuration_mode            ipv6_configuration_mode             = None
-        IPv6                               string*
-        ipv6_gateway                       string
-        primary_address_type               primary_address_type                = IPv4
-        managed                            bool                                new = true
-        properties                         string->string
-        capabilities                       string*
-        igmp_snooping_status               pif_igmp_status                     = unknown
-        sriov_physical_PIF_of              @network_sriov*
-        sriov_logical_PIF_of               @network_sriov*
-        PCI                                @PCI
     """,
-    "PIF_metrics": """
+    "Feature": """
         uuid                               string
-        io_read_kbs                        float
-        io_write_kbs                       float
-        carrier                            bool
-        vendor_id                          string
-        vendor_name                        string
-        device_id                          string
-        device_name                        string
-        speed                              int
-        duplex                             bool
-        pci_bus_path                       string
-        last_updated                       datetime
-        other_config                       string->string                      rw = empty
+        name_label                         string                              new = ""
+        name_description                   string                              new = ""
+        enabled                            bool
+        experimental                       bool                                new = false
+        version                            string                              new = 1.0
+        host                               @host
     """,
 }

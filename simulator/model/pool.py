@@ -1,4 +1,4 @@
-"""The classes of the pool as a whole: sessions and tasks too. The notation is explained in `simulator.model.schema`."""
+"""The classes of the pool as a whole. The notation is explained in `simulator.model.schema`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DECLARATIONS = {
         redo_log_vdi                       @VDI
         vswitch_controller                 string
         restrictions                       string->string
-        metadata_VDIs                      @VDI*
+        metadata_VDIs                      @VDI*                               < metadata_of_pool
         ha_cluster_stack                   string
         allowed_operations                 pool_allowed_operations*
         current_operations                 string->pool_allowed_operations
@@ -62,24 +62,6 @@ DECLARATIONS = {
         update_sync_day                    int
         update_sync_enabled                bool
     """,
-    "session": """
-        uuid                               string
-        this_host                          @host
-        this_user                          @user
-        last_active                        datetime
-        pool                               bool
-        other_config                       string->string                      rw = empty
-        is_local_superuser                 bool
-        subject                            @subject
-        validation_time                    datetime
-        auth_user_sid                      string
-        auth_user_name                     string
-        rbac_permissions                   string*                             new = empty
-        tasks                              @task*
-        parent                             @session                            new = null
-        originator                         string
-        client_certificate                 bool
-    """,
     "task": """
         uuid                               string
         name_label                         string
@@ -98,5 +80,53 @@ DECLARATIONS = {
         subtask_of                         @task
         subtasks                           @task*                              < subtask_of
         backtrace                          string                              = ()
+        session                            @session                            hidden
+    """,
+    "event": """
+        snapshot                           record:<class>
+        id                                 int                                 new
+        timestamp                          datetime                            new
+        class                              string                              new
+        operation                          event_operation                     new
+        ref                                string                              new
+        obj_uuid                           string                              new
+    """,
+    "message": """
+        uuid                               string
+        name                               string
+        priority                           int
+        cls                                cls
+        obj_uuid                           string
+        timestamp                          datetime
+        body                               string
+    """,
+    "data_source": """
+        name_label                         string
+        name_description                   string
+        enabled                            bool
+        standard                           bool
+        units                              string
+        min                                float
+        max                                float
+        value                              float
+    """,
+    "blob": """
+        uuid                               string
+        name_label                         string                              rw = ""
+        name_description                   string                              rw = ""
+        size                               int
+        public                             bool                                rw = false
+        last_updated                       datetime                            new
+        mime_type                          string                              new
+    """,
+    "Observer": """
+        uuid                               string
+        name_label                         string                              rw = ""
+        name_description                   string                              rw = ""
+        hosts                              @host*                              new = empty
+        attributes                         string->string                      new = empty
+        endpoints                          string*                             new = empty
+        components                         string*                             new = empty
+        enabled                            bool                                new = false
     """,
 }

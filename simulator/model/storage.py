@@ -26,6 +26,24 @@ DECLARATIONS = {
         clustered                          bool
         is_tools_sr                        bool
     """,
+    "sr_stat": """
+        uuid                               string?
+        name_label                         string
+        name_description                   string
+        free_space                         int
+        total_space                        int
+        clustered                          bool
+        health                             sr_health
+    """,
+    "probe_result": """
+        configuration                      string->string
+        complete                           bool
+        sr                                 record:sr_stat?
+        extra_info                         string->string
+    """,
+    "LVHD": """
+        uuid                               string
+    """,
     "VDI": """
         uuid                               string
         name_label                         string                              new = ""
@@ -34,7 +52,7 @@ DECLARATIONS = {
         current_operations                 string->vdi_operations
         SR                                 @SR                                 new
         VBDs                               @VBD*                               < VDI
-        crash_dumps                        @crashdump*
+        crash_dumps                        @crashdump*                         < VDI
         virtual_size                       int                                 new
         physical_utilisation               int
         type                               vdi_type                            new
@@ -59,6 +77,13 @@ DECLARATIONS = {
         metadata_latest                    bool
         is_tools_iso                       bool
         cbt_enabled                        bool
+    """,
+    "vdi_nbd_server_info": """
+        exportname                         string
+        address                            string
+        port                               int
+        cert                               string
+        subject                            string
     """,
     "PBD": """
         uuid                               string

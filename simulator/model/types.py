@@ -302,6 +302,64 @@ class MapOf(Type):
         return "(" + " ".join(pairs) + ")"
 
 
+class OptionOf(Type):
+    """A value that may be absent (None); a record leaves such a field out (xapi.md 2.3)."""
+
+    def __init__(self, item: Type) -> None:
+        self.name = f"{item.name} option"
+        self.item = item
+
+    def default(self) -> Any:
+        """Return None."""
+        return None
+
+    def decode(self, raw: Any) -> Any:
+        """Accept what the item accepts."""
+        return None if raw is None else self.item.decode(raw)
+
+    def xml(self, value: Any) -> str:
+        """Return the item's element; a record leaves an absent one out."""
+        return VOID.xml(value) if value is None else self.item.xml(value)
+
+    def json(self, value: Any) -> Any:
+        """Return the item, or None."""
+        return None if value is None else self.item.json(value)
+
+    def text(self, value: Any) -> str:
+        """Return the item's text, or none."""
+        return "" if value is None else self.item.text(value)
+
+
+#: What knows each class's record; filled by `simulator.model.schema`, which stands above this module.
+RECORDS: dict[str, Any] = {}
+
+
+class Record(Type):
+    """A whole record, by value."""
+
+    def __init__(self, class_name: str) -> None:
+        self.name = f"{class_name} record"
+        self.class_name = class_name
+
+    def default(self) -> Any:
+        """Return an empty record, which no object ever is."""
+        return {}
+
+    def decode(self, raw: Any) -> Any:
+        """Accept a struct."""
+        if not isinstance(raw, dict):
+            raise internal_error(f"Failure(\"Expecting Rpc.Dict, but found '{received(raw)}'\")")
+        return raw
+
+    def xml(self, value: Any) -> str:
+        """Return the struct."""
+        return str(RECORDS[self.class_name].xml(value))
+
+    def json(self, value: Any) -> Any:
+        """Return the dict."""
+        return RECORDS[self.class_name].json(value)
+
+
 def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
@@ -318,12 +376,20 @@ _SIMPLE: dict[str, Type] = {
 
 
 def parse_type(notation: str) -> Type:
-    """Return the type written as `string`, `@VM` (reference), `X*` (set), `K->V` (map) or an enumeration's name."""
+    """Return the type of a notation.
+
+    `string`, `int` and the other simple ones; `@VM` a reference, `record:VM` a whole record, `X*` a set, `X?` what may
+    be absent, `K->V` a map, else an enumeration's name.
+    """
     if "->" in notation:
         key, item = notation.split("->", 1)
         return MapOf(parse_type(key), parse_type(item))
     if notation.endswith("*"):
         return SetOf(parse_type(notation[:-1]))
+    if notation.endswith("?"):
+        return OptionOf(parse_type(notation[:-1]))
     if notation.startswith("@"):
         return Ref(notation[1:])
+    if notation.startswith("record:"):
+        return Record(notation[7:])
     return _SIMPLE.get(notation) or Enum(notation)

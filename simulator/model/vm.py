@@ -33,9 +33,9 @@ DECLARATIONS = {
         consoles                           @console*                           < VM
         VIFs                               @VIF*                               < VM
         VBDs                               @VBD*                               < VM
-        VUSBs                              @VUSB*
-        crash_dumps                        @crashdump*
-        VTPMs                              @VTPM*
+        VUSBs                              @VUSB*                              < VM
+        crash_dumps                        @crashdump*                         < VM
+        VTPMs                              @VTPM*                              < VM
         PV_bootloader                      string                              rw
         PV_kernel                          string                              rw
         PV_ramdisk                         string                              rw
@@ -73,15 +73,15 @@ DECLARATIONS = {
         children                           @VM*                                < parent
         bios_strings                       string->string
         protection_policy                  @VMPP                               new = null
-        is_snapshot_from_vmpp              bool                                new = false
+        is_snapshot_from_vmpp              bool                                new gone = false
         snapshot_schedule                  @VMSS                               new = null
         is_vmss_snapshot                   bool                                new = false
         appliance                          @VM_appliance                       new = null
         start_delay                        int                                 new = 0
         shutdown_delay                     int                                 new = 0
         order                              int                                 new = 0
-        VGPUs                              @VGPU*
-        attached_PCIs                      @PCI*
+        VGPUs                              @VGPU*                              < VM
+        attached_PCIs                      @PCI*                               < attached_VMs
         suspend_SR                         @SR                                 rw = null
         version                            int                                 new = 0
         generation_id                      string                              new = 0:0
@@ -99,7 +99,7 @@ DECLARATIONS = {
         uuid                               string
         memory_actual                      int
         VCPUs_number                       int
-        VCPUs_utilisation                  int->float
+        VCPUs_utilisation                  int->float                          gone
         VCPUs_CPU                          int->int
         VCPUs_params                       string->string
         VCPUs_flags                        int->string*
@@ -118,8 +118,8 @@ DECLARATIONS = {
         os_version                         string->string
         PV_drivers_version                 string->string
         PV_drivers_up_to_date              bool
-        memory                             string->string
-        disks                              string->string
+        memory                             string->string                      gone
+        disks                              string->string                      gone
         networks                           string->string
         other                              string->string
         last_updated                       datetime
@@ -151,14 +151,14 @@ DECLARATIONS = {
         qos_algorithm_type                 string                              rw
         qos_algorithm_params               string->string                      rw
         qos_supported_algorithms           string*
-        metrics                            @VBD_metrics
+        metrics                            @VBD_metrics                        gone
     """,
     "VBD_metrics": """
         uuid                               string
-        io_read_kbs                        float
-        io_write_kbs                       float
-        last_updated                       datetime
-        other_config                       string->string                      rw = empty
+        io_read_kbs                        float                               gone
+        io_write_kbs                       float                               gone
+        last_updated                       datetime                            gone
+        other_config                       string->string                      rw gone = empty
     """,
     "VIF": """
         uuid                               string
@@ -177,7 +177,7 @@ DECLARATIONS = {
         qos_algorithm_type                 string                              rw
         qos_algorithm_params               string->string                      rw
         qos_supported_algorithms           string*
-        metrics                            @VIF_metrics
+        metrics                            @VIF_metrics                        gone
         MAC_autogenerated                  bool
         locking_mode                       vif_locking_mode                    new = network_default
         ipv4_allowed                       string*                             new = empty
@@ -191,8 +191,8 @@ DECLARATIONS = {
     """,
     "VIF_metrics": """
         uuid                               string
-        io_read_kbs                        float
-        io_write_kbs                       float
+        io_read_kbs                        float                               gone
+        io_write_kbs                       float                               gone
         last_updated                       datetime
         other_config                       string->string                      rw = empty
     """,
@@ -202,5 +202,21 @@ DECLARATIONS = {
         location                           string
         VM                                 @VM
         other_config                       string->string                      rw
+    """,
+    "VTPM": """
+        uuid                               string
+        allowed_operations                 vtpm_operations*
+        current_operations                 string->vtpm_operations
+        VM                                 @VM                                 new
+        backend                            @VM
+        persistence_backend                persistence_backend                 = xapi
+        is_unique                          bool                                new = false
+        is_protected                       bool
+    """,
+    "crashdump": """
+        uuid                               string
+        VM                                 @VM                                 new
+        VDI                                @VDI                                new
+        other_config                       string->string                      rw = empty
     """,
 }
