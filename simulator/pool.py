@@ -20,6 +20,7 @@ from simulator.core.operations import Operations
 from simulator.core.tasks import Sessions, Tasks
 from simulator.faults import Faults
 from simulator.guests import Guests
+from simulator.metrics.engine import Metrics
 from simulator.model.types import NULL
 from simulator.settings import SimulatorSettings
 from simulator.storage import VhdRepository
@@ -54,6 +55,7 @@ class Pool:
         self.operations = Operations(self)
         self.faults = Faults(self.ids)
         self.guests = Guests(self)
+        self.metrics = Metrics(self)
         self.transfers = Transfers(self)
         self.registrations = Registrations()
         self.calls: Counter[str] = Counter()
@@ -140,6 +142,7 @@ class Pool:
         self.scheduler.every(_SWEEP_PERIOD_S, self._sweep)
         self.scheduler.every(self.settings.flush_period_s, self.db.flush)
         self.guests.adopt_running()
+        self.metrics.start()
 
     @property
     def is_fresh(self) -> bool:

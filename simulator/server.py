@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import simulator.metrics.handlers  # noqa: F401 - registers its handlers
 from simulator.api.catalogue import dispatch
 from simulator.control import Control
 from simulator.core.failures import Abandoned, Failure

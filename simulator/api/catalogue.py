@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from simulator.api import (
     accessors,
+    data_sources,
     devices,
     event,
     hosts,
@@ -23,6 +24,7 @@ from simulator.api import (
 
 MODULES = (
     accessors,
+    data_sources,
     devices,
     event,
     hosts,
