@@ -7,6 +7,7 @@ from typing import Any
 
 from simulator.api import device_rules, vdi, vm_rules
 from simulator.api.registry import Context, call
+from simulator.api.vm_metadata import metadata_of
 from simulator.api.vm_power import on_vm
 from simulator.core.database import Row
 from simulator.core.failures import Failure
@@ -96,22 +97,34 @@ def make_vm(ctx: Context, record: dict[str, Any]) -> Row:
 @call("VM.destroy", "&VM")
 def destroy(ctx: Context, vm: Row) -> None:
     """Remove a VM with its devices and metrics; its disks and snapshots stay."""
-    with on_vm(ctx, vm, "destroy"), ctx.db as db:
-        for child in db.linked(vm, "children", "VM"):
-            db.put(child, parent=vm["parent"])
-        for device in [
-            *db.linked(vm, "VBDs", "VBD"),
-            *db.linked(vm, "VIFs", "VIF"),
-            *db.linked(vm, "consoles", "console"),
-        ]:
-            drop_device(ctx, device)
-        for cls, field in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics")):
-            row = db.find(cls, vm[field])
-            if row is not None:
-                db.delete(row)
-        db.note(f"guest/{vm['uuid']}", None)
-        db.note(f"metadata/{vm['uuid']}", None)
-        db.delete(vm)
+    with on_vm(ctx, vm, "destroy"), ctx.db:
+        remove(ctx, vm)
+
+
+def remove(ctx: Context, vm: Row) -> None:
+    """Delete a VM's record with those of its devices and metrics, and every pointer to it; the database is locked."""
+    db = ctx.db
+    for child in db.linked(vm, "children", "VM"):
+        db.put(child, parent=vm["parent"])
+    for snapshot in db.linked(vm, "snapshots", "VM"):
+        db.put(snapshot, snapshot_of=NULL)
+    for device in [
+        *db.linked(vm, "VBDs", "VBD"),
+        *db.linked(vm, "VIFs", "VIF"),
+        *db.linked(vm, "consoles", "console"),
+    ]:
+        drop_device(ctx, device)
+    for cls, field in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics")):
+        row = db.find(cls, vm[field])
+        if row is not None:
+            db.delete(row)
+    db.note(f"guest/{vm['uuid']}", None)
+    db.delete(vm)
+
+
+def fresh() -> dict[str, Any]:
+    """Return the fields that a VM made from another's record begins with."""
+    return {name: value.copy() if isinstance(value, list | dict) else value for name, value in _FRESH.items()}
 
 
 def drop_device(ctx: Context, device: Row) -> None:
@@ -255,18 +268,6 @@ def _copied(ctx: Context, disk: Row, sr_ref: str) -> Row:
     return ctx.db.row("VDI", vdi.copy(ctx, disk, sr_ref, None, None))
 
 
-def metadata_of(vm: Row) -> str:
-    """Return a VM's record as the s-expression that its snapshot keeps."""
-    fields = vm.spec.fields
-    pairs = (f"('{name}' {_quoted(fields[name].type.text(vm[name]))})" for name in sorted(fields, reverse=True))
-    return f"({' '.join(pairs)})"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def snapshot_record(ctx: Context, vm: Row, disks: dict[str, str], fields: dict[str, Any]) -> Row:
     """Make the record of a snapshot: it becomes the VM's parent; the database is locked."""
     state = {"power-state-at-snapshot": vm["power_state"], "disk-snapshot-type": "crash_consistent"}
@@ -281,7 +282,6 @@ def snapshot_record(ctx: Context, vm: Row, disks: dict[str, str], fields: dict[s
     }
     row = copy_record(ctx, vm, disks, values | fields, new_macs=False)
     ctx.db.put(vm, parent=row.ref)
-    ctx.db.note(f"metadata/{row['uuid']}", dict(vm.values) | {"parent": NULL})
     return row
 
 
