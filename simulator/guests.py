@@ -42,6 +42,8 @@ class Habits:
     """Whether the report names PV drivers."""
     ignores_clean_shutdown: bool = False
     """Whether it lets clean shutdowns and reboots time out."""
+    static_ip: bool = False
+    """Whether it takes the addresses of VIF.configure_ipv4 and its twin."""
     boot_s: float = 0.5
     shutdown_s: float = 0.2
     writes_per_s: float = 5.0
@@ -72,7 +74,7 @@ class Guests:
         with self._pool.db as db:
             db.note(f"guest/{vm['uuid']}", db.notes.get(f"guest/{vm['uuid']}", {}) | wish)
             habits = self.habits(vm)
-            if vm["power_state"] == "Running" and wish.keys() & {"agent", "pv_drivers"}:
+            if vm["power_state"] == "Running" and wish.keys() & {"agent", "pv_drivers", "static_ip"}:
                 self._report(vm, habits)
         if "writes_per_s" in wish and vm["power_state"] == "Running":
             self._stop_writer(vm)
@@ -103,6 +105,10 @@ class Guests:
 
     def report_now(self, vm: Row) -> None:
         """Let the guest report without waiting for its boot."""
+        self._report(vm, self.habits(vm))
+
+    def addressed(self, vm: Row) -> None:
+        """Let a guest take and report the addresses that its interfaces are given; the database is locked."""
         self._report(vm, self.habits(vm))
 
     def resumed(self, vm: Row) -> None:
@@ -138,22 +144,34 @@ class Guests:
             return
         with db:
             reports = habits.agent
-            number = self._address_of(vm)
+            has_drivers = reports and habits.pv_drivers
             db.put(
                 metrics,
                 os_version=dict(_OS) if reports else {},
-                PV_drivers_version=dict(_DRIVERS) if reports and habits.pv_drivers else {},
-                PV_drivers_up_to_date=reports and habits.pv_drivers,
+                PV_drivers_version=dict(_DRIVERS) if has_drivers else {},
+                PV_drivers_up_to_date=has_drivers,
                 PV_drivers_detected=habits.pv_drivers,
-                networks={"0/ip": number, "0/ipv4/0": number} if reports and vm["VIFs"] else {},
-                other=dict(_FEATURES) if reports and habits.pv_drivers else {},
+                networks=self._networks(vm) if reports else {},
+                other=_features(habits) if has_drivers else {},
                 last_updated=self._pool.clock.stamp(),
             )
             vm_rules.refresh(db, vm)
 
-    def _address_of(self, vm: Row) -> str:
+    def _networks(self, vm: Row) -> dict[str, str]:
+        """Return the addresses of a guest's interfaces: the fixed ones, or what its network's DHCP server gives."""
         number = int(vm["uuid"][:4], 16)
-        return f"192.0.{number >> 8}.{number & 255}"
+        known: dict[str, str] = {}
+        for vif in self._pool.db.linked(vm, "VIFs", "VIF"):
+            if not vif["currently_attached"]:
+                continue
+            device = vif["device"]
+            address = f"192.{device}.{number >> 8}.{number & 255}"
+            if vif["ipv4_configuration_mode"] == "Static":
+                address = vif["ipv4_addresses"][0].partition("/")[0]
+            known |= {f"{device}/ip": address, f"{device}/ipv4/0": address}
+            if vif["ipv6_configuration_mode"] == "Static":
+                known[f"{device}/ipv6/0"] = vif["ipv6_addresses"][0].partition("/")[0]
+        return known
 
     def adopt_running(self) -> None:
         """Take over the VMs that the state says are running: the hypervisor outlived us."""
@@ -274,6 +292,10 @@ class Guests:
             self._writers.clear()
         for writer in writers:
             writer.stop()
+
+
+def _features(habits: Habits) -> dict[str, str]:
+    return _FEATURES | ({"feature-static-ip-setting": "1"} if habits.static_ip else {})
 
 
 def _part(row: Row, names: tuple[str, ...]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from simulator.api import (
     accessors,
+    bond,
     data_sources,
     devices,
     event,
@@ -15,6 +16,7 @@ from simulator.api import (
     sr,
     vdi,
     vif,
+    vlan,
     vm_copy,
     vm_migrate,
     vm_power,
@@ -24,6 +26,7 @@ from simulator.api import (
 
 MODULES = (
     accessors,
+    bond,
     data_sources,
     devices,
     event,
@@ -34,6 +37,7 @@ MODULES = (
     sr,
     vdi,
     vif,
+    vlan,
     vm_copy,
     vm_migrate,
     vm_power,
