@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from simulator.core.database import Database, Row
@@ -91,7 +92,10 @@ class Context:
                 self.db.put(self.task, progress=fraction)
 
 
-def _parse(notation: str) -> Type:
+@cache
+def parse_param(notation: str) -> Type:
+    """Return the type of a parameter; whether it is optional makes no difference."""
+    notation = notation.removesuffix("?")
     if notation.startswith("&"):
         return Row_(notation[1:])
     if notation.startswith("record:"):
@@ -111,7 +115,7 @@ def call(
     def register(body: Callable[..., Any]) -> Callable[..., Any]:
         METHODS[name] = Method(
             name=name,
-            params=tuple(_parse(one.rstrip("?")) for one in params),
+            params=tuple(parse_param(one) for one in params),
             mandatory=sum(1 for one in params if not one.endswith("?")),
             result=parse_type(returns) if isinstance(returns, str) else returns,
             body=body,

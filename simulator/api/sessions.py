@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulator.api.registry import METHODS, Context, call
+from simulator.api.registry import Context, call
 from simulator.core.database import Row
 from simulator.core.failures import Failure
 
@@ -86,15 +86,3 @@ def task_set_result(ctx: Context, task: Row, value: str) -> None:
 def task_set_error_info(ctx: Context, task: Row, value: list[str]) -> None:
     """Write the error."""
     _put(ctx, task, error_info=value)
-
-
-@call("system.listMethods", returns="string*", has_async=False, needs_session=False)
-def list_methods(ctx: Context) -> list[str]:
-    """Return the names of all calls; over XML-RPC the answer has no Status."""
-    del ctx
-    names = []
-    for name, method in METHODS.items():
-        names.append(name)
-        if method.has_async:
-            names.append(f"Async.{name}")
-    return names

@@ -148,6 +148,8 @@ def _load() -> dict[str, ClassSpec]:
 
 CLASSES = _load()
 RECORDS.update(CLASSES)
+#: The record of an object of any class, as an event holds it.
+RECORDS["<class>"] = ClassSpec("<class>", {})
 #: Classes whose values are parts of answers: no object of theirs is ever in the database (xapi.md 1.2).
 PLAIN_RECORDS = frozenset(words("auth event sr_stat probe_result data_source vdi_nbd_server_info"))
 #: Classes whose records exist but that `get_all_records` does not give (xapi.md 1.2).

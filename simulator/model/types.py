@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from simulator.core.failures import internal_error
@@ -375,6 +376,7 @@ _SIMPLE: dict[str, Type] = {
 }
 
 
+@cache
 def parse_type(notation: str) -> Type:
     """Return the type of a notation.
 
