@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+from simulator import messages
 from simulator.api import device_rules, vm_rules
 from simulator.api.event import Registrations
 from simulator.collector import Collector
@@ -179,6 +180,7 @@ class Pool:
     def _sweep(self) -> None:
         self.tasks.sweep()
         self.sessions.sweep()
+        messages.trim(self.db)
 
     def restart_toolstack(self) -> None:
         """Lose sessions and tasks; running work goes on (xapi-observed.md). The database is written first."""

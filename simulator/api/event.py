@@ -68,7 +68,7 @@ def event_get_current_id(ctx: Context) -> int:
 @call("event.register", "string*", has_async=False)
 def event_register(ctx: Context, classes: list[str]) -> None:
     """Begin to collect events for event.next."""
-    ctx.pool.registrations.register(_session(ctx).ref, classes, ctx.pool.hub.token())
+    ctx.pool.registrations.register(_session(ctx).ref, classes, ctx.pool.hub.token(counts_messages=True))
 
 
 @call("event.unregister", "string*", has_async=False)
