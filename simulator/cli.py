@@ -7,9 +7,9 @@ import contextlib
 import logging
 import shutil
 import signal
+import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,14 +168,26 @@ class Running:
         self.pool.stop()
 
 
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[socket.socket]:
+    """Yield a socket that has a byte to read once SIGTERM or Ctrl-C came, whichever thread the signal met."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_args: None)
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(before)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop; return the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_args: stop.set())
-    with _state_dir(options.state_dir) as state_dir:
+    with _told_to_stop() as stop, _state_dir(options.state_dir) as state_dir:
         try:
             settings = _settings(options, state_dir)
             running = Running(settings)
@@ -190,6 +202,6 @@ def main(arguments: list[str] | None = None) -> int:
         scheme = "https" if settings.tls else "http"
         sys.stdout.write(f"serving {scheme}://{settings.host}:{port}\n")
         sys.stdout.flush()
-        stop.wait()
+        stop.recv(1)
         running.close()
     return 0
