@@ -9,7 +9,7 @@ from simulator.api.catalogue import dispatch
 from simulator.control import Control
 from simulator.core.failures import Abandoned, Failure
 from simulator.faults import Fault, Ignored
-from simulator.handlers import HANDLERS, Refused
+from simulator.handlers import HANDLERS, Refused, route
 from simulator.model.types import VOID
 from simulator.pool import Pool
 from simulator.wire import xmlrpc
@@ -60,12 +60,13 @@ class Server:
         if request.method == "OPTIONS":
             connection.send(_preflight(request))
             return request.keeps_alive
-        name = f"{request.method} {request.path}"
+        path = route(request.method, request.path)
+        name = f"{request.method} {path}"
         self._count(name)
         fault = self._pool.faults.pick(name)
         self._strike_page(fault, connection, "before")
         self._pool.db.adopt_thread()
-        handle = HANDLERS.get((request.method, request.path))
+        handle = HANDLERS.get((request.method, path))
         goes_on = False
         if handle is None:
             connection.send(_FORBIDDEN)
@@ -89,7 +90,7 @@ class Server:
     def _rpc(self, request: Request, connection: Connection) -> bool:
         json_call = None
         try:
-            if request.path == "/jsonrpc":
+            if request.path.startswith("/jsonrpc"):
                 json_call = JsonCall(request.body)
                 name, params = json_call.method, json_call.params
             else:
