@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--latency", type=parse_duration, default=0.0, metavar="TIME", help="added to every call, such as 20ms")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same identifiers")
     add("--tls", action="store_true", help="serve https with a generated certificate (DIR/certificate.pem)")
+    add("--plugins", type=Path, action="append", default=[], metavar="DIR", help="dom0 plugins for every host (repeatable)")
     add("--port-file", type=Path, metavar="F", help="file that receives the port once it listens")
     add(
         "--guest-writes",
@@ -119,6 +120,7 @@ def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings
         flush_period_s=options.flush_period,
         digest_limit=options.digest_limit,
         bad_password_delay_s=options.bad_password_delay,
+        plugins=tuple(options.plugins),
         keeps_state=options.state_dir is not None,
     )
 
@@ -157,6 +159,7 @@ class Running:
 
     def open(self) -> int:
         """Listen; return the port."""
+        self.pool.dom0s.serve_toolstack(self._server.serve)
         self.listener.open()
         self.pool.port = self.listener.port
         return self.listener.port

@@ -3,7 +3,7 @@
 GET    stats                   {"calls": {name: count}, "total", "sessions"}
 POST   stats/reset
 GET    faults | POST faults | DELETE faults | DELETE faults/<id>    (simulator.faults)
-GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.guests.Habits)
+GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.guests.Habits; {"console": text} prints)
 POST   hosts/<uuid>            {"action": "die" | "return" | "become_master"[, "for_s": seconds]}
 POST   xapi                    {"action": "restart" | "kill" | "flush"[, "downtime_s": seconds]}
 GET    storage | POST storage  {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
@@ -11,6 +11,7 @@ GET    storage | POST storage  {"coalesce_now", "wait_s", "pause", "quiet_period
                                "lock_wakes_early"[, "sr": uuid]}
 POST   clock                   {"advance": seconds}
 GET    leaks                   objects that no VM owns
+GET    dom0                    {host uuid: {"name_label", "root", "xenstore"}}    (simulator.dom0.root)
 GET    vdis/<uuid>             {"sha256", "sha256_at_snapshot", "depth", "chain", "snapshot_digests": {uuid: sha256}}
 POST   vms | POST vdis         make many quickly; a kill does not lose them   (simulator.build)
 """
@@ -70,6 +71,7 @@ class Control:
             ("POST", "storage"): self._change_storage,
             ("POST", "clock"): self._clock,
             ("GET", "leaks"): self._leaks,
+            ("GET", "dom0"): self._dom0,
             ("GET", "vdis"): self._vdi,
             ("POST", "vms"): self._add_vms,
             ("POST", "vdis"): self._add_vdis,
@@ -142,7 +144,11 @@ class Control:
         return self._pool.guests.change(self._vm(rest), {})
 
     def _change_guest(self, rest: str, wish: dict[str, Any]) -> Any:
-        return self._pool.guests.change(self._vm(rest), wish)
+        vm = self._vm(rest)
+        text = wish.pop("console", "")
+        if text and not self._pool.dom0s.print_console(vm, str(text)):
+            raise ValueError("console: the VM does not run")
+        return self._pool.guests.change(vm, wish)
 
     def _host(self, rest: str, wish: dict[str, Any], connection: Connection) -> Any:
         host = self._by_uuid("host", rest)
@@ -280,6 +286,9 @@ class Control:
             "depth": repository.depth(vdi["uuid"]),
             "chain": chain,
         }
+
+    def _dom0(self, _rest: str, _wish: dict[str, Any]) -> Any:
+        return self._pool.dom0s.describe()
 
     # -- making many
 

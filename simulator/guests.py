@@ -101,6 +101,7 @@ class Guests:
             },
         )
         db.put(vm, guest_metrics=metrics.ref)
+        self._pool.dom0s.print_boot(vm)
         self._pool.scheduler.later(self.habits(vm).boot_s, partial(self._boot_done, vm.ref, vm["domid"]))
 
     def report_now(self, vm: Row) -> None:
@@ -134,6 +135,7 @@ class Guests:
             self._report(vm, self.habits(vm))
             vm_rules.refresh(db, vm)
             is_running = vm["power_state"] == "Running"
+            self._pool.dom0s.print_login(vm)
         if is_running:
             self._start_writer(vm)
 

@@ -19,6 +19,7 @@ from simulator.core.ids import Ids
 from simulator.core.log import Log
 from simulator.core.operations import Operations
 from simulator.core.tasks import Sessions, Tasks
+from simulator.dom0.dom0s import Dom0s
 from simulator.faults import Faults
 from simulator.guests import Guests
 from simulator.metrics.engine import Metrics
@@ -55,6 +56,7 @@ class Pool:
         self.sessions = Sessions(self)
         self.operations = Operations(self)
         self.faults = Faults(self.ids)
+        self.dom0s = Dom0s(self)
         self.guests = Guests(self)
         self.metrics = Metrics(self)
         self.transfers = Transfers(self)
@@ -142,6 +144,7 @@ class Pool:
         self.scheduler.start()
         self.scheduler.every(_SWEEP_PERIOD_S, self._sweep)
         self.scheduler.every(self.settings.flush_period_s, self.db.flush)
+        self.dom0s.open()
         self.guests.adopt_running()
         self.metrics.start()
 
@@ -171,6 +174,7 @@ class Pool:
         """End everything and keep the state."""
         self.scheduler.stop()
         self.guests.stop_all()
+        self.dom0s.close()
         for collector in self.collectors:
             collector.stop()
         for repository in self._repositories.values():

@@ -31,4 +31,6 @@ class SimulatorSettings:
     flush_period_s: float = 300.0
     digest_limit: int = 256 * MIB
     bad_password_delay_s: float = 2.0
+    plugins: tuple[Path, ...] = ()
+    """Folders whose entries every host has as plugins."""
     keeps_state: bool = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from simulator.api import domains
 from simulator.api.registry import METHODS, Context, call
 from simulator.core.database import Row
-from simulator.core.failures import Failure
 
 
 @call("host.disable", "&host", "bool?")
@@ -57,17 +56,6 @@ def host_has_extension(ctx: Context, host: Row, name: str) -> bool:
     """Return False: there are no extensions."""
     del ctx, host, name
     return False
-
-
-@call("host.call_plugin", "&host", "string", "string", "string->string", returns="string")
-def host_call_plugin(ctx: Context, host: Row, plugin: str, function: str, arguments: dict[str, str]) -> str:
-    """Run a plugin: only `echo` is installed. Raises XENAPI_MISSING_PLUGIN, UNKNOWN_XENAPI_PLUGIN_FUNCTION."""
-    del ctx, host
-    if plugin != "echo":
-        raise Failure("XENAPI_MISSING_PLUGIN", plugin)
-    if function != "main":
-        raise Failure("UNKNOWN_XENAPI_PLUGIN_FUNCTION", function)
-    return "args were: " + repr(arguments)
 
 
 @call("pool.sync_database")

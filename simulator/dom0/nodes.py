@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 #: What one message may carry, and so path, NUL and value together (dom0-and-guest.md 5.2).
@@ -134,6 +134,22 @@ def inherited(parent: Node, owner: int) -> Permissions:
     if owner == 0:
         return parent.permissions
     return (parent.permissions[0]._replace(domid=owner), *parent.permissions[1:])
+
+
+def grown(values: Mapping[str, str], allowed: Permissions, others: Mapping[str, Permissions]) -> Node:
+    """Return a node with descendants from their values by path, parents before children.
+
+    `others` are the permissions of some, by path, which hold for everything below them, too.
+    """
+    root = Node(b"", allowed, {})
+    made = {"": root}
+    for path, value in values.items():
+        head, _, name = path.rpartition("/")
+        parent = made[head]
+        child = Node(value.encode(), others.get(path, parent.permissions), {})
+        parent.children[sys.intern(name)] = child
+        made[path] = child
+    return root
 
 
 def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:

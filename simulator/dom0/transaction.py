@@ -10,13 +10,14 @@ from simulator.dom0.nodes import Names, Node, Permissions, XenStoreError
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change: `write`, `mkdir`, `rm`, `permissions`, or `remove` (like rm, but any part may be missing)."""
+    """One change: `write`, `mkdir`, `rm`, `permissions`; `remove` (like rm, but any part may be missing); `plant`."""
 
     kind: str
     path: str
     who: int
     value: bytes = b""
     permissions: Permissions | None = None
+    node: Node | None = None
 
     def applied(self, root: Node) -> Node:
         """Return the tree after the change; the same object when it changes nothing. Raises ENOENT, EACCES, EINVAL."""
@@ -24,6 +25,8 @@ class Change:
         node = nodes.find(root, names)
         if self.kind in ("rm", "remove"):
             return self._removed(root, names, node)
+        if self.kind == "plant":
+            return nodes.replaced(root, names, self.node, self.who)
         if self.kind == "permissions":
             return self._with_permissions(root, names, node)
         if node is not None and self.kind == "mkdir":

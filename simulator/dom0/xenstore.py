@@ -151,6 +151,10 @@ class XenStore:
             self._apply_all(changes)
         self._tell()
 
+    def plant(self, path: str, node: Node) -> None:
+        """Put a whole folder in a place as dom0, instead of what is there (`nodes.grown` makes one)."""
+        self._change(Change("plant", nodes.absolute(path, 0), 0, node=node), 0)
+
     def _change(self, change: Change, transaction: int) -> None:
         with self._lock:
             open_one = self._transaction(transaction)
@@ -167,15 +171,14 @@ class XenStore:
         after = change.applied(before)
         if after is before:
             return
-        is_removal = change.kind in ("rm", "remove")
-        if is_removal:
-            gone = nodes.find(before, names)
-            if gone is not None:
-                self._owned.subtract(_owners(gone))
+        is_whole = change.kind in ("rm", "remove", "plant")
+        if is_whole:
+            self._owned.subtract(_owners(nodes.find(before, names)))
+            self._owned.update(_owners(change.node))
         else:
             self._charge(before, after, names, change.who)
         self._root = after
-        self._changed(change.path, is_removal=is_removal)
+        self._changed(change.path, is_whole=is_whole)
 
     def _charge(self, before: Node, after: Node, names: Names, who: int) -> None:
         """Count the nodes that a change made, or gave to somebody. Raises EQUOTA."""
@@ -258,7 +261,7 @@ class XenStore:
             if not found:
                 self._watches.pop(watch.path, None)
 
-    def _changed(self, path: str, *, is_removal: bool = False) -> None:
+    def _changed(self, path: str, *, is_whole: bool) -> None:
         """Note whom to tell of a change; locked."""
         names = path.split("/")
         for depth in range(len(names) + 1):
@@ -266,7 +269,7 @@ class XenStore:
             if depth == 1 or place not in self._watches:
                 continue
             self._note(self._watches[place], path)
-        if is_removal:
+        if is_whole:
             for place, found in self._watches.items():
                 if place.startswith(path + "/"):
                     self._note(found, place)
@@ -323,5 +326,7 @@ class XenStore:
         return nodes.absolute(path, who)
 
 
-def _owners(node: Node) -> Counter[int]:
+def _owners(node: Node | None) -> Counter[int]:
+    if node is None:
+        return Counter()
     return Counter([node.owner, *(child.owner for _path, child in nodes.walk(node))])

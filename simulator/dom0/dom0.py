@@ -1,0 +1,88 @@
+"""One host's dom0: its XenStore, private root, consoles' logs, and the plugins that run there."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from socket import socket
+
+from simulator.core.failures import Failure
+from simulator.dom0 import answers, daemon
+from simulator.dom0.root import Root
+from simulator.dom0.scripts import Scripts
+from simulator.dom0.sockets import UnixListener
+from simulator.dom0.xenstore import XenStore
+
+Talk = Callable[[socket], None]
+
+
+class Dom0:
+    """What one host runs beside its guests. `folders` hold the plugins to install, `inventory` what is in its file."""
+
+    def __init__(self, path: Path, folders: Sequence[Path], inventory: Mapping[str, str]) -> None:
+        self.store = XenStore()
+        self.root = Root(path.absolute(), folders)
+        self._inventory = inventory
+        self._scripts = Scripts()
+        self._logging = threading.Lock()
+        self._xenstored = UnixListener(self.root.xenstore_socket, partial(daemon.talk, self.store), "xenstored")
+        self._xapi: UnixListener | None = None
+
+    def open(self) -> None:
+        """Make the private root and serve XenStore there."""
+        self.root.build(self._inventory)
+        self._xenstored.open()
+
+    def serve_toolstack(self, talk: Talk) -> None:
+        """Let plugins speak to the toolstack without a password: `talk` serves a connection on dom0's own socket."""
+        self._xapi = UnixListener(self.root.xapi_socket, talk, "xapi")
+        self._xapi.open()
+
+    def close(self) -> None:
+        """End what runs, and keep the files."""
+        self._scripts.close()
+        self._xenstored.close()
+        if self._xapi is not None:
+            self._xapi.close()
+
+    @property
+    def xenstore_address(self) -> Path:
+        """The socket of XenStore, under a name that is short enough to connect to."""
+        return self._xenstored.address
+
+    def call_plugin(self, plugin: str, function: str, session_ref: str, arguments: dict[str, str]) -> str:
+        """Run a plugin to its end and return its answer (xapi.md 13).
+
+        Raises XENAPI_MISSING_PLUGIN, XENAPI_PLUGIN_FAILURE, INTERNAL_ERROR, and whatever failure the plugin names.
+        """
+        if not self.root.has_plugin(plugin):
+            raise Failure("XENAPI_MISSING_PLUGIN", plugin)
+        command = [str(self.root.plugins / plugin), answers.request(function, session_ref, arguments)]
+        environment = self.root.environment(self.xenstore_address)
+        return answers.result(self._scripts.run(command, environment, self.root.path))
+
+    def log_console(self, domid: int, text: str) -> None:
+        """Append what a guest prints to its log, if there is to be one."""
+        place = self._console_log(domid)
+        if place is not None and place.parent.is_dir():
+            with self._logging, open(place, "ab", opener=_opened) as file:
+                file.write(text.encode("utf-8", "replace"))
+
+    def has_console_log(self, domid: int) -> bool:
+        """Tell whether a guest's console was logged."""
+        place = self._console_log(domid)
+        return place is not None and place.exists()
+
+    def _console_log(self, domid: int) -> Path | None:
+        """Return where XenStore says that a guest's console is logged (dom0-and-guest.md 10.4)."""
+        path = self.store.get(f"/local/logconsole/{domid}")
+        if path is None:
+            path = (self.store.get("/local/logconsole/@") or "").replace("%d", str(domid))
+        return self.root.inside(path) if path else None
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
