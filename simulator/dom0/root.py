@@ -120,7 +120,7 @@ class Root:
 
     def inside(self, path: str) -> Path:
         """Return where an absolute path of dom0 lies; one that names the private root already stays as it is."""
-        clean = Path(os.path.normpath("/" + path))
+        clean = Path(os.path.normpath("/" + path.lstrip("/")))
         return clean if clean.is_relative_to(self.path) else self.path / clean.relative_to("/")
 
     def environment(self, xenstore_address: Path) -> dict[str, str]:
