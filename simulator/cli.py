@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--latency", type=parse_duration, default=0.0, metavar="TIME", help="added to every call, such as 20ms")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same identifiers")
     add("--tls", action="store_true", help="serve https with a generated certificate (DIR/certificate.pem)")
-    add("--plugins", type=Path, action="append", default=[], metavar="DIR", help="dom0 plugins of all hosts (repeatable)")
+    add("--plugins", type=Path, action="append", default=[], metavar="DIR", help="plugins of all hosts (repeatable)")
     add("--port-file", type=Path, metavar="F", help="file that receives the port once it listens")
     add(
         "--guest-writes",

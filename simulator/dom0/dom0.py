@@ -20,15 +20,18 @@ Talk = Callable[[socket], None]
 
 
 class Dom0:
-    """What one host runs beside its guests. `folders` hold the plugins to install, `inventory` what is in its file."""
+    """What one host, `uuid`, runs beside its guests. Its files lie in `folder`; `plugins` are folders to install."""
 
-    def __init__(self, path: Path, folders: Sequence[Path], inventory: Mapping[str, str]) -> None:
+    def __init__(self, uuid: str, folder: Path, plugins: Sequence[Path], inventory: Mapping[str, str]) -> None:
         self.store = XenStore()
-        self.root = Root(path.absolute(), folders)
+        self.root = Root(folder.absolute() / "hosts" / uuid / "root", plugins)
+        self._sockets = folder.absolute() / "sockets"
+        self._name = uuid[:8]
         self._inventory = inventory
         self._scripts = Scripts()
         self._logging = threading.Lock()
-        self._xenstored = UnixListener(self.root.xenstore_socket, partial(daemon.talk, self.store), "xenstored")
+        talk = partial(daemon.talk, self.store)
+        self._xenstored = UnixListener(self.root.xenstore_socket, self._sockets, f"xenstored-{self._name}", talk)
         self._xapi: UnixListener | None = None
 
     def open(self) -> None:
@@ -38,7 +41,7 @@ class Dom0:
 
     def serve_toolstack(self, talk: Talk) -> None:
         """Let plugins speak to the toolstack without a password: `talk` serves a connection on dom0's own socket."""
-        self._xapi = UnixListener(self.root.xapi_socket, talk, "xapi")
+        self._xapi = UnixListener(self.root.xapi_socket, self._sockets, f"xapi-{self._name}", talk)
         self._xapi.open()
 
     def close(self) -> None:

@@ -95,7 +95,7 @@ class Dom0s:
 
     def _made(self, host: Row) -> Dom0:
         settings = self._pool.settings
-        dom0 = Dom0(settings.state_dir / "hosts" / host["uuid"] / "root", settings.plugins, self._inventory(host))
+        dom0 = Dom0(host["uuid"], settings.state_dir, settings.plugins, self._inventory(host))
         vm = self._db.find("VM", host["control_domain"])
         memory = int(vm["memory_target"]) // _KIB if vm is not None else 0
         tree.begin_dom0(dom0.store, vm["uuid"] if vm is not None else host["uuid"], memory)

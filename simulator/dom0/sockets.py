@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import tempfile
 import threading
@@ -16,33 +15,32 @@ LONGEST_PATH = 100
 
 
 class UnixListener:
-    """A socket at a path; each connection gets a thread that runs `talk`, which closes it.
+    """A socket at a path; each connection gets a thread that runs `talk`.
 
-    Where the path is too long for a socket, the socket lies in a short folder of its own below the system's folder for
-    temporary files, and the path is a link to it.
+    A private root's name is too long for a socket, so the socket lies in `folder` and the path is a link to it; where
+    that name is too long as well, in a folder of its own below the system's for temporary files.
     """
 
-    def __init__(self, path: Path, talk: Callable[[socket.socket], None], name: str) -> None:
+    def __init__(self, path: Path, folder: Path, name: str, talk: Callable[[socket.socket], None]) -> None:
         self._path = path
         self._talk = talk
         self._name = name
         self._sock: socket.socket | None = None
-        self._short: Path | None = None
+        self._temporary: Path | None = None
         self._connected: set[socket.socket] = set()
         self._lock = threading.Lock()
-
-    @property
-    def address(self) -> Path:
+        self.address = folder / name
         """Where to connect."""
-        return self._short / self._path.name if self._short is not None else self._path
 
     def open(self) -> None:
         """Listen."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.unlink(missing_ok=True)
-        if len(os.fsencode(self._path)) > LONGEST_PATH:
-            self._short = Path(tempfile.mkdtemp(prefix=f"{self._name}-"))
-            self._path.symlink_to(self.address)
+        if len(os.fsencode(self.address)) > LONGEST_PATH:
+            self._temporary = Path(tempfile.mkdtemp(prefix="dom0-"))
+            self.address = self._temporary / self._name
+        for place in (self._path, self.address):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.unlink(missing_ok=True)
+        self._path.symlink_to(self.address)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(str(self.address))
         sock.listen(128)
@@ -75,8 +73,9 @@ class UnixListener:
         cut(sock)
         sock.close()
         self._path.unlink(missing_ok=True)
-        if self._short is not None:
-            shutil.rmtree(self._short, ignore_errors=True)
+        self.address.unlink(missing_ok=True)
+        if self._temporary is not None:
+            self._temporary.rmdir()
         with self._lock:
             for connected in self._connected:
                 cut(connected)
