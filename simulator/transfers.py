@@ -261,8 +261,8 @@ class Transfers:
         length = request.length or 0
         try:
             transfer.row = self._target(ctx, request, length)
-            # An empty body is Xen Orchestra's probe for a redirection (xapi.md 10.3). The real one follows at once, when
-            # a real dom0 would still be plugging the disk: the probe must not be what keeps it in use.
+            # An empty body is Xen Orchestra's probe for a redirection (xapi.md 10.3). The real one follows at once: a
+            # real dom0 would still be plugging the disk then, so the probe must not be what keeps it in use.
             attached = self.attached(ctx, transfer.row, "RW") if length else contextlib.nullcontext()
             with self.registered(transfer), attached:
                 connection.send(_import_head(task))
