@@ -77,7 +77,8 @@ class XenStore:
 
     def directory(self, path: str, *, who: int = 0, transaction: int = 0) -> list[str]:
         """Return the names of a node's children, in the order they were made. Raises ENOENT, EACCES, EINVAL."""
-        return list(self._readable(path, who, transaction).children)
+        with self._lock:
+            return list(self._readable(path, who, transaction).children)
 
     def exists(self, path: str) -> bool:
         """Tell whether there is such a node."""
@@ -87,9 +88,9 @@ class XenStore:
         """Return all descendants of a node as text, by their path below it; {} when there is no such node."""
         with self._lock:
             node = nodes.find(self._root, nodes.split(nodes.absolute(path, 0)))
-        if node is None:
-            return {}
-        return {below: child.value.decode("utf-8", "replace") for below, child in nodes.walk(node)}
+            if node is None:
+                return {}
+            return {below: child.value.decode("utf-8", "replace") for below, child in nodes.walk(node)}
 
     def get_permissions(self, path: str, *, who: int = 0, transaction: int = 0) -> Permissions:
         """Return who may do what with a node. Raises ENOENT, EACCES, EINVAL."""
@@ -143,12 +144,15 @@ class XenStore:
             data = value.encode() if isinstance(value, str) else value
             if data is not None and len(data) + len(full) + 1 > MOST_BYTES:
                 raise XenStoreError("E2BIG")
+            if data is None and full == "/":
+                raise XenStoreError("EINVAL")
             if data is None:
                 changes.append(Change("remove", full, 0))
             else:
                 changes.append(Change("write", full, 0, data, allowed))
         with self._lock:
-            self._apply_all(changes)
+            for change in changes:
+                self._apply(change)
         self._tell()
 
     def plant(self, path: str, node: Node) -> None:
@@ -164,34 +168,41 @@ class XenStore:
                 self._apply(change)
         self._tell()
 
-    def _apply(self, change: Change) -> None:
+    def _apply_all(self, changes: list[Change]) -> None:
+        """Carry out all changes or none; locked. Raises what the first impossible one raises."""
+        before = self._root, self._owned.copy(), self._events.copy()
+        try:
+            for change in changes:
+                self._apply(change, copies=True)
+        except XenStoreError:
+            self._root, self._owned, self._events = before
+            raise
+
+    def _apply(self, change: Change, *, copies: bool = False) -> None:
         """Carry a change out; locked."""
-        before = self._root
         names = nodes.split(change.path)
-        after = change.applied(before)
-        if after is before:
-            return
+        old = nodes.find(self._root, names)
         is_whole = change.kind in ("rm", "remove", "plant")
-        if is_whole:
-            self._owned.subtract(_owners(nodes.find(before, names)))
-            self._owned.update(_owners(change.node))
-        else:
-            self._charge(before, after, names, change.who)
+        gone = _owners(old) if is_whole else Counter([old.owner] if old is not None else [])
+        depth = _depth(self._root, names)
+        if change.who and len(names) > depth and self._owned[change.who] + len(names) - depth > GUEST_NODES:
+            raise XenStoreError("EQUOTA")
+        after = change.applied(self._root, copies=copies or bool(self._transactions))
+        if after is None:
+            return
         self._root = after
+        self._owned.subtract(gone)
+        self._owned.update(self._new_owners(names, depth, is_whole=is_whole))
         self._changed(change.path, is_whole=is_whole)
 
-    def _charge(self, before: Node, after: Node, names: Names, who: int) -> None:
-        """Count the nodes that a change made, or gave to somebody. Raises EQUOTA."""
-        fresh: Counter[int] = Counter()
-        for depth in range(1, len(names) + 1):
-            old, new = nodes.find(before, names[:depth]), nodes.find(after, names[:depth])
-            if new is not None and (old is None or old.owner != new.owner):
-                fresh[new.owner] += 1
-                if old is not None:
-                    fresh[old.owner] -= 1
-        if who and fresh[who] > 0 and self._owned[who] + fresh[who] > GUEST_NODES:
-            raise XenStoreError("EQUOTA")
-        self._owned.update(fresh)
+    def _new_owners(self, names: Names, depth: int, *, is_whole: bool) -> Counter[int]:
+        """Count, by owner, the nodes that a change left in its place, and the parents that it made."""
+        new = nodes.find(self._root, names)
+        made = [nodes.find(self._root, names[:length]) for length in range(depth + 1, len(names))]
+        owners = Counter([node.owner for node in made if node is not None])
+        if is_whole:
+            return owners + _owners(new)
+        return owners + Counter([new.owner] if new is not None else [])
 
     # -- transactions
 
@@ -215,16 +226,6 @@ class XenStore:
                     raise XenStoreError("EAGAIN")
                 self._apply_all(done.changes)
         self._tell()
-
-    def _apply_all(self, changes: list[Change]) -> None:
-        """Carry out all changes or none; locked. Raises what the first impossible one raises."""
-        before = self._root, self._owned.copy(), self._events.copy()
-        try:
-            for change in changes:
-                self._apply(change)
-        except XenStoreError:
-            self._root, self._owned, self._events = before
-            raise
 
     def _transaction(self, number: int) -> Transaction | None:
         if not number:
@@ -324,6 +325,16 @@ class XenStore:
         if who and len(path) > GUEST_PATH:
             raise XenStoreError("EINVAL")
         return nodes.absolute(path, who)
+
+
+def _depth(root: Node, names: Names) -> int:
+    """Return how many of the names exist."""
+    node = root
+    for depth, name in enumerate(names):
+        if name not in node.children:
+            return depth
+        node = node.children[name]
+    return len(names)
 
 
 def _owners(node: Node | None) -> Counter[int]:
