@@ -162,6 +162,7 @@ class Running:
         self.pool.dom0s.serve_toolstack(self._server.serve)
         self.listener.open()
         self.pool.port = self.listener.port
+        self.pool.consoles.relocate()
         return self.listener.port
 
     def close(self) -> None:

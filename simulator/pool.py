@@ -11,6 +11,7 @@ from simulator import messages
 from simulator.api import device_rules, vm_rules
 from simulator.api.event import Registrations
 from simulator.collector import Collector
+from simulator.console.service import Consoles
 from simulator.core.clock import Clock, Scheduler
 from simulator.core.database import Database, Row
 from simulator.core.events import EventHub
@@ -59,6 +60,7 @@ class Pool:
         self.dom0s = Dom0s(self)
         self.guests = Guests(self)
         self.metrics = Metrics(self)
+        self.consoles = Consoles(self)
         self.transfers = Transfers(self)
         self.registrations = Registrations()
         self.calls: Counter[str] = Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import simulator.console.handlers
 import simulator.metrics.handlers  # noqa: F401 - registers its handlers
 from simulator.api.catalogue import dispatch
 from simulator.control import Control

@@ -5,6 +5,7 @@ from __future__ import annotations
 from simulator.api import (
     accessors,
     bond,
+    consoles,
     data_sources,
     declared,
     devices,
@@ -31,6 +32,7 @@ from simulator.api import (
 MODULES = (
     accessors,
     bond,
+    consoles,
     data_sources,
     declared,
     devices,

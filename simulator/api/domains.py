@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from simulator.api import device_rules, vm_rules
 from simulator.api.registry import Context
@@ -258,7 +257,7 @@ def begin_domain(ctx: Context, vm: Row, host: Row, *, paused: bool) -> None:
             current_domain_type=vm["domain_type"],
         )
     _attach_devices(ctx, vm, host)
-    _open_console(ctx, vm, host)
+    ctx.pool.consoles.open(vm, host)
 
 
 def _attach_devices(ctx: Context, vm: Row, host: Row) -> None:
@@ -306,13 +305,6 @@ def device_name(userdevice: str) -> str:
     return f"xvd{letters}"
 
 
-def _open_console(ctx: Context, vm: Row, host: Row) -> None:
-    uuid = ctx.pool.ids.uuid()
-    location = f"https://{host['address']}/console?uuid={uuid}"
-    values: dict[str, Any] = {"uuid": uuid, "protocol": "rfb", "location": location, "VM": vm.ref}
-    ctx.db.create("console", ctx.pool.ids.ref(), values)
-
-
 def move_domain(ctx: Context, vm: Row, host: Row) -> None:
     """Write what a migration changes: the same guest in a new domain on another host; the database is locked."""
     db = ctx.db
@@ -328,7 +320,7 @@ def move_domain(ctx: Context, vm: Row, host: Row) -> None:
         db.put(vdi, sm_config=sm_config | {f"host_{host.ref}": vbd["mode"]})
     for console in db.linked(vm, "consoles", "console"):
         db.delete(console)
-    _open_console(ctx, vm, host)
+    ctx.pool.consoles.open(vm, host)
     vm_rules.refresh(db, vm)
 
 

@@ -47,7 +47,8 @@ def choose(last_update: float, start: float, interval_s: int) -> Archive:
 
     When none reaches so far back it is the coarsest.
     """
+    last_sample = last_update // STEP_S * STEP_S
     for archive in ARCHIVES:
-        if archive.step_s >= interval_s and archive.oldest(last_update) <= start:
+        if archive.samples >= interval_s // STEP_S and start > last_sample - archive.rows * archive.step_s:
             return archive
     return ARCHIVES[-1]

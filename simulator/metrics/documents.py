@@ -13,6 +13,7 @@ from simulator.metrics.archives import ARCHIVES, CONSOLIDATION, STEP_S, XFF, Arc
 from simulator.metrics.rrd import Accumulated, Rrd
 
 _VERSION = "0003"
+_DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _HEARTBEAT = "300.0000"
 
 
@@ -54,7 +55,8 @@ class Export:
         for end, row in zip(self._ends, self._rows, strict=True):
             cells = "".join([f"<v>{value}</v>" for value in row])
             rows.append(f"<row><t>{end}</t>{cells}</row>")
-        return f"<xport><meta>{meta}<legend>{legend}</legend></meta><data>{''.join(rows)}</data></xport>"
+        head = f"{_DECLARATION}<xport><meta>{meta}<legend>{legend}</legend></meta>"
+        return f"{head}<data>{''.join(rows)}</data></xport>"
 
     def json(self) -> str:
         """Return the same for JSON."""
@@ -116,7 +118,8 @@ def _elements(values: dict[str, str]) -> str:
 def full_xml(rrd: Rrd) -> str:
     """Return the whole of an object's data, rows oldest first and without time stamps."""
     parts = [
-        f"<rrd><version>{_VERSION}</version><step>{STEP_S}</step><lastupdate>{rrd.last_update:.3f}</lastupdate>",
+        f"{_DECLARATION}<rrd><version>{_VERSION}</version><step>{STEP_S}</step>",
+        f"<lastupdate>{rrd.last_update:.3f}</lastupdate>",
         *[f"<ds>{_elements(source)}</ds>" for source in _sources(rrd)],
     ]
     for archive in ARCHIVES:

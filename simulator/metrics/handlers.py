@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from simulator.pool import Pool
 
 _CONSOLIDATIONS = frozenset({"AVERAGE", "MIN", "MAX", "LAST"})
+_DEFAULT_VMS, _DEFAULT_SRS = "all", "none"
 
 
 def _bad_request(text: str) -> Refused:
@@ -64,7 +65,7 @@ def rrd_updates(pool: Pool, request: Request, connection: Connection, fault: Fau
     _check_consolidation(request)
     host = serving_host(pool, connection)
     rrds = _wanted(pool, request, host)
-    last_update = max((rrd.last_update for rrd in rrds), default=pool.clock.now())
+    last_update = max(rrd.last_update for rrd in rrds)
     if start < 0:
         start += math.floor(last_update)
     export = Export(rrds, choose(last_update, start, interval_s), start, last_update)
@@ -81,27 +82,31 @@ def rrd_updates(pool: Pool, request: Request, connection: Connection, fault: Fau
 
 
 def _check_consolidation(request: Request) -> None:
+    """Raise Refused(500) for a consolidation that no archive keeps; a word that is none is ignored."""
     wish = request.parameter("cf")
-    if wish is None or wish == CONSOLIDATION:
-        return
-    if wish not in _CONSOLIDATIONS:
-        raise _bad_request("cf is AVERAGE, MIN, MAX or LAST.")
-    raise Refused(internal_error_page(f"Rrd_updates.No_RRA_Available: no archive keeps {wish}"))
+    if wish in _CONSOLIDATIONS and wish != CONSOLIDATION:
+        raise Refused(internal_error_page("Rrd.No_RRA_Available"))
 
 
 def _wanted(pool: Pool, request: Request, host: Row) -> list[Rrd]:
-    vm_uuids, sr_uuids = frozenset(_all(request, "vm_uuid")), _all(request, "sr_uuid")
+    """Return the data asked for: the host's first, then its VMs', then repositories'. Raises Refused(500) for none."""
+    vm_uuids, sr_uuids = _all(request, "vm_uuid") or [_DEFAULT_VMS], _all(request, "sr_uuid") or [_DEFAULT_SRS]
     with pool.db as db:
         vms = [
             vm
             for vm in db.linked(host, "resident_VMs", "VM")
-            if (not vm_uuids or vm["uuid"] in vm_uuids) and pool.metrics.holder(vm) == host.ref
+            if ("all" in vm_uuids or vm["uuid"] in vm_uuids) and pool.metrics.holder(vm) == host.ref
         ]
-        srs = [sr for sr in map(db.tables["SR"].by_uuid.get, sr_uuids) if sr is not None]
-    found = [rrd for rrd in map(pool.metrics.of_vm, vms) if rrd is not None]
-    if request.parameter("host") == "true":
-        found.append(pool.metrics.of_host(host))
-    found += [pool.metrics.of_sr(sr, host) for sr in srs if host.ref in hosts_with_sr(pool, sr)]
+        srs = [
+            sr
+            for sr in db.rows("SR")
+            if ("all" in sr_uuids or sr["uuid"] in sr_uuids) and host.ref in hosts_with_sr(pool, sr)
+        ]
+    found = [pool.metrics.of_host(host)] if request.parameter("host") == "true" else []
+    found += [rrd for rrd in map(pool.metrics.of_vm, vms) if rrd is not None]
+    found += [pool.metrics.of_sr(sr, host) for sr in srs]
+    if not found:
+        raise Refused(internal_error_page("Rrd.No_RRA_Available"))
     return found
 
 

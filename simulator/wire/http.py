@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import ssl
 import struct
@@ -194,6 +195,17 @@ class Connection:
             del self._buffer[:size]
             return size
         return self._sock.recv_into(buffer)
+
+    def wait_readable(self, timeout_s: float) -> bool:
+        """Wait until the client has sent something or left; tell whether it has."""
+        if self._buffer or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+            return True
+        watch = select.poll()
+        try:
+            watch.register(self._sock, select.POLLIN)
+        except ValueError:  # closed meanwhile: whoever reads learns it
+            return True
+        return bool(watch.poll(timeout_s * 1000))
 
     def send(self, data: bytes | memoryview) -> None:
         """Send everything. Raises OSError."""
