@@ -28,6 +28,7 @@ from simulator.facts import (
     host_facts,
     vm_record,
 )
+from simulator.members import addresses
 from simulator.model.types import NULL
 from simulator.model.words import words
 from simulator.pool import Pool
@@ -121,8 +122,9 @@ class Builder:
     def _host(self, number: int) -> Row:
         pool = self._pool
         now = f"{pool.clock.now():.0f}."
+        address = addresses(pool.settings, number + 1)[number][0]
         metrics = self._new("host_metrics", memory_total=HOST_MEMORY, live=True, last_updated=pool.clock.stamp())
-        host = self._new("host", **host_facts(number, pool.settings.host, now) | {"metrics": metrics.ref})
+        host = self._new("host", **host_facts(number, address, now) | {"metrics": metrics.ref})
         for index in range(HOST_CPUS):
             self._new(
                 "host_cpu", host=host.ref, number=index, vendor="GenuineIntel", speed=2400, modelname="Simulated CPU"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import resource
 import shutil
 import signal
 import socket
@@ -18,8 +19,8 @@ from simulator.control import Control
 from simulator.pool import Pool
 from simulator.server import Server
 from simulator.settings import SimulatorSettings
-from simulator.wire.http import Connection, Listener
 
+_FILES = 16384
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -47,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vmops simulate", description="A XenServer pool on the wire, for tests.")
     add = parser.add_argument
     add("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="address to serve; port 0 takes a free one")
+    add(
+        "--member-address",
+        action="append",
+        default=[],
+        metavar="A",
+        help="address of the second host, and so on; default on the loopback: 127.0.0.2 and so on",
+    )
     add("--user", default="root", help="XenAPI user")
     add("--password-file", type=Path, required=True, metavar="F", help="file that holds the password")
     add("--hosts", type=int, default=1, metavar="N", help="hosts in the pool")
@@ -95,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="before a wrong password is refused",
     )
+    add("--restart-time", type=parse_duration, default=0.2, metavar="TIME", help="a toolstack's restart (200ms)")
+    add("--host-boot-time", type=parse_duration, default=1.0, metavar="TIME", help="a host's boot (1s)")
+    add(
+        "--read-timeout", type=parse_duration, default=10.0, metavar="TIME", help="between pieces of a first head (10s)"
+    )
+    add("--request-timeout", type=parse_duration, default=60.0, metavar="TIME", help="for a whole first head (60s)")
     return parser
 
 
@@ -106,6 +120,7 @@ def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings
         state_dir=state_dir,
         host=host.strip("[]"),
         port=int(port),
+        member_addresses=tuple(options.member_address),
         hosts=options.hosts,
         vms=options.vms,
         vm_disk_size=options.vm_disk_size,
@@ -120,6 +135,10 @@ def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings
         flush_period_s=options.flush_period,
         digest_limit=options.digest_limit,
         bad_password_delay_s=options.bad_password_delay,
+        toolstack_downtime_s=options.restart_time,
+        host_boot_s=options.host_boot_time,
+        http_read_s=options.read_timeout,
+        http_total_s=options.request_timeout,
         plugins=tuple(options.plugins),
         keeps_state=options.state_dir is not None,
     )
@@ -150,26 +169,29 @@ class Running:
         if settings.tls:
             from simulator.wire.tls import server_context  # noqa: PLC0415 - slow to import, rarely used
 
-            context = server_context(settings.state_dir)
-        self.listener = Listener(settings.host, settings.port, self._serve, context)
-        self._server = Server(self.pool, Control(self.pool, self.listener))
-
-    def _serve(self, connection: Connection) -> None:
-        self._server.serve(connection)
+            context = server_context(settings.state_dir, [one.address for one in self.pool.hosts.all()])
+        self._context = context
+        self._server = Server(self.pool, Control(self.pool))
 
     def open(self) -> int:
         """Listen; return the port."""
         self.pool.dom0s.serve_toolstack(self._server.serve)
-        self.listener.open()
-        self.pool.port = self.listener.port
+        port = self.pool.hosts.listen(self._server.serve, self._context)
         self.pool.consoles.relocate()
-        return self.listener.port
+        return port
 
     def close(self) -> None:
         """Stop."""
-        self.listener.close()
-        self.listener.drop_connections()
+        self.pool.hosts.close()
         self.pool.stop()
+
+
+def _allow_many_files() -> None:
+    """Let as many connections be open as the hosts accept, where the system allows it."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wish = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if _soft != resource.RLIM_INFINITY and _soft < wish:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wish, hard))
 
 
 @contextlib.contextmanager
@@ -192,6 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _told_to_stop() as stop, _state_dir(options.state_dir) as state_dir:
+        _allow_many_files()
         try:
             settings = _settings(options, state_dir)
             running = Running(settings)

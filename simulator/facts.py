@@ -82,9 +82,8 @@ _CPU = {
 
 
 def host_facts(number: int, address: str, now: str) -> dict[str, Any]:
-    """Return the fields of the host of this number."""
+    """Return the fields of the host of this number, which answers at `address`."""
     name = f"host-{number + 1}"
-    shown = address if number == 0 else f"127.0.0.{number + 1}"
     return {
         "name_label": name,
         "name_description": "Default install",
@@ -101,7 +100,7 @@ def host_facts(number: int, address: str, now: str) -> dict[str, Any]:
         "supported_bootloaders": ["pygrub", "eliloader"],
         "cpu_info": dict(_CPU),
         "hostname": name,
-        "address": shown,
+        "address": address,
         "license_params": {"enable_xha": "true", **dict.fromkeys(LICENCE, "false")},
         "license_server": {"address": "localhost", "port": "27000"},
         "edition": "xcp-ng",

@@ -232,7 +232,7 @@ class Guests:
     def _start_writer(self, vm: Row) -> None:
         habits = self.habits(vm)
         disk = self._root_disk(vm)
-        if disk is None or habits.writes_per_s <= 0:
+        if disk is None or habits.writes_per_s <= 0 or not self._pool.hosts.has_domain(vm):
             return
         repository = self._pool.repository_of(disk)
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import secrets
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -19,10 +20,12 @@ from simulator.core.failures import Failure
 from simulator.core.ids import Ids
 from simulator.core.log import Log
 from simulator.core.operations import Operations
-from simulator.core.tasks import Sessions, Tasks
+from simulator.core.sessions import Gate, Sessions
+from simulator.core.tasks import Tasks
 from simulator.dom0.dom0s import Dom0s
 from simulator.faults import Faults
 from simulator.guests import Guests
+from simulator.hosts import Hosts
 from simulator.metrics.engine import Metrics
 from simulator.model.types import NULL
 from simulator.settings import SimulatorSettings
@@ -31,6 +34,8 @@ from simulator.transfers import Transfers
 
 _WRONG_PASSWORD = "Authentication failure"  # noqa: S105 - XAPI's words
 _WRONG_USER = "User not known to the underlying authentication module"
+#: Passwords that are looked at at the same time: the default of pool.local_auth_max_threads.
+AUTHENTICATIONS = 8
 _SWEEP_PERIOD_S = 30.0
 #: After a kill dom0's VBDs keep disks in use for so long; then the new toolstack has found them.
 LEFTOVER_LIFE_S = 2.0
@@ -46,6 +51,9 @@ class Pool:
         self.scheduler = Scheduler(self.clock)
         self.db = Database(log)
         self._log = log
+        self._password = settings.password
+        self._secret = self._pool_secret()
+        self.authentications = Gate(AUTHENTICATIONS)
         if not self.db.load() or "built" not in self.db.notes:
             self._wipe()
         boots = int(self.db.notes.get("boots", 0)) + 1
@@ -55,6 +63,7 @@ class Pool:
         self.hub = EventHub(self.db)
         self.tasks = Tasks(self)
         self.sessions = Sessions(self)
+        self.hosts = Hosts(self)
         self.operations = Operations(self)
         self.faults = Faults(self.ids)
         self.dom0s = Dom0s(self)
@@ -124,21 +133,41 @@ class Pool:
         return list(self._collectors.values())
 
     def authenticate(self, user: str, password: str) -> None:
-        """Raise SESSION_AUTHENTICATION_FAILED, after a while, unless user and password are the pool's."""
+        """Raise SESSION_AUTHENTICATION_FAILED, after a while, unless user and password are the pool's.
+
+        Only so many threads look at passwords at the same time; others wait (xapi.md 3.3).
+        """
         is_user = user == self.settings.user
-        if is_user and hmac.compare_digest(password.encode(), self.settings.password.encode()):
-            return
-        self.clock.wait(self.settings.bad_password_delay_s)
+        with self.authentications:
+            if is_user and hmac.compare_digest(password.encode(), self._password.encode()):
+                return
+            self.clock.wait(self.settings.bad_password_delay_s)
         raise Failure("SESSION_AUTHENTICATION_FAILED", user, _WRONG_PASSWORD if is_user else _WRONG_USER)
+
+    def change_password(self, password: str) -> None:
+        """Take another password from now on."""
+        self._password = password
+
+    def is_secret(self, text: str) -> bool:
+        """Tell whether it is what the pool's hosts know each other by (in the file `ptoken` of the state)."""
+        return hmac.compare_digest(text.encode(), self._secret.encode())
+
+    def _pool_secret(self) -> str:
+        path = self.settings.state_dir / "ptoken"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(48), encoding="ascii")
+        return path.read_text(encoding="ascii")
 
     # -- life
 
     def start(self) -> None:
-        """Begin to live: timers, and the guests that the state says are running."""
+        """Begin to live: hosts, timers, and the guests that the state says are running."""
         with self.db as db:
             db.note("built", value=True)
             self._forget_operations()
             self.drop_leftovers()
+        self.hosts.load()
         for sr in self.db.rows("SR"):
             if sr.ref not in self._repositories and self.sr_path(sr["uuid"]).exists():
                 self.open_repository(sr)

@@ -96,9 +96,9 @@ def _assert_hardware(vm: Row, host: Row, *, force: bool) -> None:
         return
     flags, cpu = vm["last_boot_CPU_flags"], host["cpu_info"]
     if flags.get("vendor", cpu.get("vendor")) != cpu.get("vendor"):
-        raise Failure("VM_INCOMPATIBLE_WITH_THIS_HOST", vm.ref, host.ref, "CPUs' vendors differ")
+        raise Failure("VM_INCOMPATIBLE_WITH_THIS_HOST", vm.ref, host.ref, "the CPUs are of different vendors")
     if not _is_subset(flags.get("features", ""), cpu.get("features_hvm", "")):
-        text = "VM last booted on a CPU with features this host's CPU does not have."
+        text = "the VM started on a CPU with features that this one lacks"
         raise Failure("VM_INCOMPATIBLE_WITH_THIS_HOST", vm.ref, host.ref, text)
 
 
@@ -198,6 +198,7 @@ def boot(ctx: Context, vm: Row, choose: Callable[[], Row], *, paused: bool) -> N
             pass
         try:
             ctx.pool.clock.wait(BUILD_S)
+            ctx.pool.hosts.assert_power(host.ref)
             ctx.progress(0.22)
             with ctx.db:
                 _release(ctx, vbds)
@@ -337,7 +338,8 @@ def drop_memory(ctx: Context, vm: Row) -> None:
 
 
 def end(ctx: Context, vm: Row) -> None:
-    """Take a domain, or a memory image, away: the VM is Halted."""
+    """Take a domain, or a memory image, away: the VM is Halted. Raises CANNOT_CONTACT_HOST."""
+    ctx.pool.hosts.assert_power(vm["resident_on"])
     ctx.pool.guests.paused(vm)
     if vm["power_state"] == "Suspended":
         drop_memory(ctx, vm)
@@ -368,7 +370,8 @@ def end_domain(ctx: Context, vm: Row, *, state: str) -> None:
 
 
 def reboot(ctx: Context, vm: Row) -> None:
-    """Replace the domain by a new one on the same host; the guest boots again."""
+    """Replace the domain by a new one on the same host; the guest boots again. Raises as `end` does."""
+    ctx.pool.hosts.assert_power(vm["resident_on"])
     host = ctx.db.row("host", vm["resident_on"])
     ctx.pool.guests.paused(vm)
     ctx.pool.clock.wait(BUILD_S)

@@ -197,9 +197,12 @@ def _resume(ctx: Context, vm: Row, choose: Callable[[], Row], *, paused: bool) -
 
 @call("VM.power_state_reset", "&VM")
 def power_state_reset(ctx: Context, vm: Row) -> None:
-    """Forget the power state. Raises DOMAIN_EXISTS for a running domain; a paused one is reset (seen)."""
+    """Forget the power state. Raises DOMAIN_EXISTS for a running domain; a paused one is reset (seen).
+
+    A VM on a host without power has no domain, whatever its record says.
+    """
     with ctx.db as db:
-        if vm["power_state"] == "Running":
+        if vm["power_state"] == "Running" and ctx.pool.hosts.has_domain(vm):
             raise Failure("DOMAIN_EXISTS", vm.ref)
         domains.end_domain(ctx, vm, state="Halted")
         db.put(vm, suspend_VDI=NULL)
