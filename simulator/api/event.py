@@ -18,6 +18,8 @@ _LOOK_S = 3600.0
 class _EventList(Type):
     """The bare list of event.next."""
 
+    name = "event record set"
+
     def xml(self, value: Any) -> str:
         """Return the array: that of a batch."""
         text = EventsType().xml({"events": value, "valid_ref_counts": {}, "token": ""})

@@ -258,13 +258,6 @@ def resize(ctx: Context, vdi: Row, size: int) -> None:
         disks.refresh(ctx.pool, vdi)
 
 
-@call("VDI.resize_online", "&VDI", "int")
-def resize_online(ctx: Context, vdi: Row, size: int) -> None:
-    """Refuse: no driver of file or LVM repositories offers it."""
-    del ctx, size
-    raise Failure("SR_OPERATION_NOT_SUPPORTED", vdi["SR"])
-
-
 @call("VDI.update", "&VDI")
 def update(ctx: Context, vdi: Row) -> None:
     """Refresh the record from the files."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 CALLS = {
     "SR": """
         create &host string->string int string string string string bool string->string -> @SR
-        introduce                          string string string string string bool string->string -> @SR
+        introduce                          string string string string string bool string->string? -> @SR
         make                               &host string->string int string string string string string->string -> string
         destroy                            &SR
         forget                             &SR
@@ -39,7 +39,7 @@ CALLS = {
         resize                             &VDI int
         resize_online                      @VDI int                                     gone
         introduce string string string &SR vdi_type bool bool string->string string string->string string->string \
-            bool int int @pool bool datetime @VDI -> @VDI
+            bool? int? int? @pool? bool? datetime? @VDI? -> @VDI
         update                             &VDI
         copy                               &VDI @SR? @VDI? @VDI?                        -> @VDI
         forget                             &VDI
@@ -60,9 +60,9 @@ CALLS = {
         generate_config                    &host &VDI                                   -> string hidden
         force_unlock                       &VDI                                         hidden
         pool_introduce string string string &SR vdi_type bool bool string->string string string->string \
-            string->string bool int int @pool bool datetime @VDI -> @VDI hidden
+            string->string bool? int? int? @pool? bool? datetime? @VDI? -> @VDI hidden
         db_introduce string string string &SR vdi_type bool bool string->string string string->string string->string \
-            bool int int @pool bool datetime @VDI -> @VDI hidden
+            bool? int? int? @pool? bool? datetime? @VDI? -> @VDI hidden
         db_forget                          &VDI                                         hidden
     """,
     "PBD": """
@@ -79,6 +79,7 @@ CALLS = {
         set_default_locking_mode           &network network_default_locking_mode
         add_purpose                        &network network_purpose
         remove_purpose                     &network network_purpose
+        attach                             &network &host                               hidden
     """,
     "PIF": """
         create_VLAN                        string &network &host int                    -> @PIF
@@ -87,14 +88,14 @@ CALLS = {
         reconfigure_ipv6                   &PIF ipv6_configuration_mode string string string
         set_primary_address_type           &PIF primary_address_type
         scan                               &host
-        introduce                          &host string string bool                     -> @PIF
+        introduce                          &host string string bool?                    -> @PIF
         forget                             &PIF
         unplug                             &PIF
         set_disallow_unplug                &PIF bool
         plug                               &PIF
         db_introduce string &network &host string int int bool ip_configuration_mode string string string string \
-            @Bond @VLAN bool string->string bool ipv6_configuration_mode string* string primary_address_type bool \
-            string->string -> @PIF
+            @Bond @VLAN bool string->string bool ipv6_configuration_mode? string*? string? primary_address_type? \
+            bool? string->string? -> @PIF
         db_forget                          &PIF
         set_property                       &PIF string string
     """,

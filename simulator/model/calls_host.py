@@ -4,7 +4,7 @@ from __future__ import annotations
 
 CALLS = {
     "host": """
-        disable                            &host
+        disable                            &host bool?
         enable                             &host
         shutdown                           &host
         reboot                             &host

@@ -53,8 +53,11 @@ CALLS = {
         send_sysrq                         &VM string
         send_trigger                       &VM string
         maximise_memory                    &VM int bool                                 -> int
-        migrate_send &VM string->string bool @VDI->@SR @VIF->@network string->string @VGPU->@GPU_group? -> @VM
+        migrate_send &VM string->string bool @VDI->@SR @VIF->@network string->string @VGPU->@GPU_group? \
+            @VDI->string? -> @VM
         assert_can_migrate &VM string->string bool @VDI->@SR @VIF->@network string->string @VGPU->@GPU_group?
+        assert_can_migrate_sender &VM string->string bool @VDI->@SR @VIF->@network @VGPU->@GPU_group string->string \
+            hidden
         get_boot_record                    &VM                                          -> record:VM sync
         get_data_sources                   &VM                                          -> record:data_source* sync
         record_data_source                 &VM string                                   sync
