@@ -123,6 +123,15 @@ class Pool:
         self._collectors[sr.ref] = Collector(self, sr, repository)
         return repository
 
+    def match_repositories(self) -> None:
+        """Close the folders of repositories that are gone; open those of which a record came back."""
+        for ref in [ref for ref in self._repositories if self.db.find("SR", ref) is None]:
+            self._collectors.pop(ref).stop()
+            self._repositories.pop(ref).close()
+        for sr in self.db.rows("SR"):
+            if sr.ref not in self._repositories and self.sr_path(sr["uuid"]).exists():
+                self.open_repository(sr)
+
     def collector(self, sr: Row) -> Collector:
         """Return the garbage collector of a storage repository."""
         return self._collectors[sr.ref]
@@ -168,9 +177,7 @@ class Pool:
             self._forget_operations()
             self.drop_leftovers()
         self.hosts.load()
-        for sr in self.db.rows("SR"):
-            if sr.ref not in self._repositories and self.sr_path(sr["uuid"]).exists():
-                self.open_repository(sr)
+        self.match_repositories()
         self.db.flush()
         self.scheduler.start()
         self.scheduler.every(_SWEEP_PERIOD_S, self._sweep)
@@ -228,8 +235,9 @@ class Pool:
         with self.db as db:
             domains = self.guests.domains()
             db.roll_back()
-            self._begin_anew()
             self.guests.settle(domains)
+            self._begin_anew()
+        self.match_repositories()
         self.scheduler.later(LEFTOVER_LIFE_S, self.drop_leftovers)
 
     def _forget_operations(self) -> None:
@@ -242,6 +250,8 @@ class Pool:
             if vm["scheduled_to_be_resident_on"] != NULL:
                 db.put(vm, scheduled_to_be_resident_on=NULL)
             vm_rules.refresh(db, vm)
+        for device in [*db.rows("VBD"), *db.rows("VIF")]:
+            device_rules.refresh_device(db, device)
         for sr in db.rows("SR"):
             device_rules.refresh_sr(db, sr)
         for disk in db.rows("VDI"):

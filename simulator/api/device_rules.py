@@ -178,6 +178,20 @@ def refresh_device(db: Database, device: Row) -> None:
         db.put(device, allowed_operations=allowed)
 
 
+def refresh_devices(db: Database, vm: Row) -> None:
+    """Recompute allowed_operations of a VM's devices and disks: they depend on its power state."""
+    for device in [*db.linked(vm, "VBDs", "VBD"), *db.linked(vm, "VIFs", "VIF")]:
+        refresh_device_and_disk(db, device)
+
+
+def refresh_device_and_disk(db: Database, device: Row) -> None:
+    """Recompute allowed_operations of a device and of the disk behind it."""
+    refresh_device(db, device)
+    disk = db.find("VDI", device["VDI"]) if device.cls == "VBD" else None
+    if disk is not None:
+        refresh_vdi(db, disk)
+
+
 def _vbd_allowed(vm: Row, vbd: Row) -> list[str]:
     is_cd = vbd["type"] == "CD"
     medium = [] if not is_cd else ["insert"] if vbd["empty"] else ["eject"]

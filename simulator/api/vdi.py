@@ -114,22 +114,8 @@ def destroy(ctx: Context, vdi: Row) -> None:
         with storage():
             ctx.pool.repository(sr).delete(vdi["uuid"])
         with ctx.db as db:
-            _drop_record(ctx, vdi)
-            for vm in db.rows("VM"):
-                if vm["suspend_VDI"] == vdi.ref:
-                    db.put(vm, suspend_VDI=NULL)
+            disks.drop_record(db, vdi)
     ctx.pool.collector(sr).kick()
-
-
-def _drop_record(ctx: Context, vdi: Row) -> None:
-    db = ctx.db
-    for vbd in db.linked(vdi, "VBDs", "VBD"):
-        metrics = db.find("VBD_metrics", vbd["metrics"])
-        if metrics is not None:
-            db.delete(metrics)
-        db.delete(vbd)
-    db.delete(vdi)
-    db.note(f"digest/{vdi['uuid']}", None)
 
 
 @call("VDI.forget", "&VDI")
@@ -137,7 +123,7 @@ def forget(ctx: Context, vdi: Row) -> None:
     """Remove the record only; SR.scan finds the file again."""
     sr = ctx.db.row("SR", vdi["SR"])
     with on_sr(ctx, sr, "scan"), on_vdi(ctx, vdi, "forget"), ctx.db:
-        _drop_record(ctx, vdi)
+        disks.drop_record(ctx.db, vdi)
 
 
 #: Digests of a disk's snapshots that are remembered, also when the snapshots are gone.
@@ -227,7 +213,7 @@ def discard(ctx: Context, vdi: Row) -> None:
     with on_sr(ctx, ctx.db.row("SR", vdi["SR"]), "vdi_destroy"), storage():
         ctx.pool.repository_of(vdi).delete(vdi["uuid"])
         with ctx.db:
-            _drop_record(ctx, vdi)
+            disks.drop_record(ctx.db, vdi)
 
 
 def copy_content(ctx: Context, source: Row, target: Row) -> None:
@@ -284,6 +270,7 @@ def set_sharable(ctx: Context, vdi: Row, value: bool) -> None:  # noqa: FBT001 -
     """Let several VMs write to the disk."""
     with ctx.db as db:
         db.put(vdi, sharable=value)
+        device_rules.refresh_vdi(db, vdi)
 
 
 @call("VDI.set_read_only", "&VDI", "bool", has_async=False)

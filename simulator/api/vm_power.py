@@ -19,6 +19,12 @@ _MEMORY_IMAGE = 4 << 20
 _LOOK_S = 0.05
 
 
+def refresh(ctx: Context, vm: Row) -> None:
+    """Recompute allowed_operations of a VM and its devices; the database is locked."""
+    vm_rules.refresh(ctx.db, vm)
+    device_rules.refresh_devices(ctx.db, vm)
+
+
 @contextlib.contextmanager
 def on_vm(ctx: Context, vm: Row, operation: str) -> Iterator[None]:
     """Hold a VM for one operation."""
@@ -27,7 +33,7 @@ def on_vm(ctx: Context, vm: Row, operation: str) -> Iterator[None]:
         vm,
         operation,
         lambda: vm_rules.assert_allowed(ctx.db, vm, operation),
-        lambda: vm_rules.refresh(ctx.db, vm),
+        lambda: refresh(ctx, vm),
     ):
         yield
 
@@ -206,7 +212,7 @@ def power_state_reset(ctx: Context, vm: Row) -> None:
             raise Failure("DOMAIN_EXISTS", vm.ref)
         domains.end_domain(ctx, vm, state="Halted")
         db.put(vm, suspend_VDI=NULL)
-        vm_rules.refresh(db, vm)
+        refresh(ctx, vm)
 
 
 @call("VM.assert_can_boot_here", "&VM", "&host")
@@ -231,10 +237,8 @@ def assert_operation_valid(ctx: Context, vm: Row, operation: str) -> None:
 @call("VM.update_allowed_operations", "&VM")
 def update_allowed_operations(ctx: Context, vm: Row) -> None:
     """Recompute allowed_operations of the VM and its devices."""
-    with ctx.db as db:
-        vm_rules.refresh(db, vm)
-        for device in [*db.linked(vm, "VBDs", "VBD"), *db.linked(vm, "VIFs", "VIF")]:
-            device_rules.refresh_device(db, device)
+    with ctx.db:
+        refresh(ctx, vm)
 
 
 @call("VM.get_boot_record", "&VM", returns="record:VM", has_async=False)
