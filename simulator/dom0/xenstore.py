@@ -59,6 +59,8 @@ class XenStore:
         self._transactions: dict[int, Transaction] = {}
         self._last_transaction = 0
         self._watches: dict[str, list[Watch]] = {}
+        self._watched_below: Counter[str] = Counter()
+        """How many watches look at places below a path."""
         self._introduced: set[int] = set()
         self._events: deque[Callable[[], None]] = deque()
         self._is_telling = False
@@ -249,6 +251,7 @@ class XenStore:
             if who and sum(one.who == who for found in self._watches.values() for one in found) >= GUEST_WATCHES:
                 raise XenStoreError("EQUOTA")
             self._watches.setdefault(full, []).append(made)
+            self._watched_below.update(_above(full))
             self._events.append(partial(made.tell, full))
         self._tell()
         return made
@@ -257,20 +260,21 @@ class XenStore:
         """Forget a watch; nothing happens when it is forgotten already."""
         with self._lock:
             found = self._watches.get(watch.path, [])
-            if watch in found:
-                found.remove(watch)
+            if watch not in found:
+                return
+            found.remove(watch)
             if not found:
-                self._watches.pop(watch.path, None)
+                del self._watches[watch.path]
+            for place in _above(watch.path):
+                self._watched_below[place] -= 1
+                if not self._watched_below[place]:
+                    del self._watched_below[place]
 
     def _changed(self, path: str, *, is_whole: bool) -> None:
         """Note whom to tell of a change; locked."""
-        names = path.split("/")
-        for depth in range(len(names) + 1):
-            place = "/".join(names[:depth]) or "/"
-            if depth == 1 or place not in self._watches:
-                continue
-            self._note(self._watches[place], path)
-        if is_whole:
+        for place in (*_above(path), path):
+            self._note(self._watches.get(place, []), path)
+        if is_whole and path in self._watched_below:
             for place, found in self._watches.items():
                 if place.startswith(path + "/"):
                     self._note(found, place)
@@ -325,6 +329,12 @@ class XenStore:
         if who and len(path) > GUEST_PATH:
             raise XenStoreError("EINVAL")
         return nodes.absolute(path, who)
+
+
+def _above(path: str) -> list[str]:
+    """Return the places above an absolute path, the root first; none for a special path."""
+    names = path.split("/")[1:] if path != "/" else []
+    return ["/" + "/".join(names[:length]) for length in range(len(names))]
 
 
 def _depth(root: Node, names: Names) -> int:
