@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from simulator import guest_report
 from simulator.api import vm_rules
 from simulator.core.database import Row
 from simulator.model.types import NULL
@@ -109,8 +110,10 @@ class Guests:
         self._report(vm, self.habits(vm))
 
     def addressed(self, vm: Row) -> None:
-        """Let a guest take and report the addresses that its interfaces are given; the database is locked."""
-        self._report(vm, self.habits(vm))
+        """Let a guest report what addresses its interfaces have now, if it reports at all; the database is locked."""
+        metrics = self._pool.db.find("VM_guest_metrics", vm["guest_metrics"])
+        if metrics is not None and metrics["os_version"]:
+            self._report(vm, self.habits(vm))
 
     def resumed(self, vm: Row) -> None:
         """Let a guest run on (unpause, resume)."""
@@ -139,25 +142,43 @@ class Guests:
         if is_running:
             self._start_writer(vm)
 
+    def entered(self, vm: Row) -> None:
+        """Let the tools of a guest that goes on in a new domain write there what they wrote before.
+
+        That is one that was migrated, resumed, or ran before this process did. The database is locked.
+        """
+        metrics = self._pool.db.find("VM_guest_metrics", vm["guest_metrics"])
+        if metrics is not None and metrics["os_version"]:
+            self._report(vm, self.habits(vm))
+
     def _report(self, vm: Row, habits: Habits) -> None:
-        db = self._pool.db
-        metrics = db.find("VM_guest_metrics", vm["guest_metrics"])
-        if metrics is None:
-            return
-        with db:
-            reports = habits.agent
-            has_drivers = reports and habits.pv_drivers
-            db.put(
-                metrics,
-                os_version=dict(_OS) if reports else {},
-                PV_drivers_version=dict(_DRIVERS) if has_drivers else {},
-                PV_drivers_up_to_date=has_drivers,
-                PV_drivers_detected=habits.pv_drivers,
-                networks=self._networks(vm) if reports else {},
-                other=_features(habits) if has_drivers else {},
-                last_updated=self._pool.clock.stamp(),
-            )
+        """Let the guest's tools write their report into XenStore, or not be there; XAPI looks at it at once."""
+        with self._pool.db as db:
+            metrics = db.find("VM_guest_metrics", vm["guest_metrics"])
+            found = self._pool.dom0s.domain_of(vm)
+            if metrics is None or found is None:
+                return
+            store, domain = found
+            old = {path: None for path in store.tree(domain.path) if guest_report.is_tools(path)}
+            new = self._keys(vm, habits) if habits.agent else {}
+            changes = {f"{domain.path}/{path}": value for path, value in (old | new).items()}
+            store.update(changes, [f"n{domain.domid}"])
+            if habits.agent:
+                self._pool.mirror.look(vm)
+            else:
+                self._pool.mirror.forget(vm)
+                nothing: dict[str, Any] = {
+                    name: {} for name in ("os_version", "PV_drivers_version", "networks", "other")
+                }
+                db.put(metrics, **nothing, PV_drivers_up_to_date=False, PV_drivers_detected=habits.pv_drivers)
             vm_rules.refresh(db, vm)
+
+    def _keys(self, vm: Row, habits: Habits) -> dict[str, str]:
+        has_drivers = habits.pv_drivers
+        networks = self._networks(vm)
+        return guest_report.keys(
+            _OS, _DRIVERS if has_drivers else {}, networks, _features(habits) if has_drivers else {}
+        )
 
     def _networks(self, vm: Row) -> dict[str, str]:
         """Return the addresses of a guest's interfaces: the fixed ones, or what its network's DHCP server gives."""

@@ -24,6 +24,7 @@ from simulator.core.sessions import Gate, Sessions
 from simulator.core.tasks import Tasks
 from simulator.dom0.dom0s import Dom0s
 from simulator.faults import Faults
+from simulator.guest_mirror import GuestMirror
 from simulator.guests import Guests
 from simulator.hosts import Hosts
 from simulator.metrics.engine import Metrics
@@ -68,6 +69,7 @@ class Pool:
         self.faults = Faults(self.ids)
         self.dom0s = Dom0s(self)
         self.guests = Guests(self)
+        self.mirror = GuestMirror(self)
         self.metrics = Metrics(self)
         self.consoles = Consoles(self)
         self.transfers = Transfers(self)

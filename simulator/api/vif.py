@@ -84,6 +84,7 @@ def vif_plug(ctx: Context, vif: Row) -> None:
         _assert_reachable(ctx, network, host)
         bring_network_up(db, network, host)
         db.put(vif, currently_attached=True)
+        ctx.pool.guests.addressed(db.row("VM", vif["VM"]))
 
 
 @call("VIF.unplug", "&VIF")
@@ -93,6 +94,7 @@ def vif_unplug(ctx: Context, vif: Row) -> None:
     _assert_hotplug(ctx, vif)
     with on_device(ctx, vif, "unplug"), ctx.db as db:
         db.put(vif, currently_attached=False)
+        ctx.pool.guests.addressed(db.row("VM", vif["VM"]))
 
 
 def _assert_hotplug(ctx: Context, vif: Row) -> None:
