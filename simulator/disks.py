@@ -84,6 +84,8 @@ def scan(pool: Pool, sr: Row, *, introduces: bool) -> None:
         parents = {node.parent for node in nodes.values()}
         known = {vdi["uuid"]: vdi for vdi in db.linked(sr, "VDIs", "VDI")}
         for uuid, vdi in known.items():
+            if vdi["type"] == "cbt_metadata":
+                continue
             if uuid in nodes and not (vdi["managed"] and nodes[uuid].hidden):
                 apply_node(db, vdi, nodes[uuid])
             else:

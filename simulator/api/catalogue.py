@@ -5,6 +5,7 @@ from __future__ import annotations
 from simulator.api import (
     accessors,
     bond,
+    cbt,
     consoles,
     data_sources,
     declared,
@@ -27,6 +28,7 @@ from simulator.api import (
     vif,
     vlan,
     vm_copy,
+    vm_live,
     vm_migrate,
     vm_power,
     vm_revert,
@@ -36,6 +38,7 @@ from simulator.api import (
 MODULES = (
     accessors,
     bond,
+    cbt,
     consoles,
     data_sources,
     declared,
@@ -57,6 +60,7 @@ MODULES = (
     vif,
     vlan,
     vm_copy,
+    vm_live,
     vm_migrate,
     vm_power,
     vm_revert,

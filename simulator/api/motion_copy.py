@@ -50,21 +50,6 @@ class Target(Protocol):
         """Remove a disk."""
 
 
-class _Pieces:
-    """The pieces of an export as a stream to read."""
-
-    def __init__(self, pieces: Iterator[memoryview]) -> None:
-        self._pieces = pieces
-        self._rest = memoryview(b"")
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end."""
-        if not self._rest:
-            self._rest = next(self._pieces, memoryview(b""))
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(data)
-
-
 class Local:
     """Repositories of this pool."""
 
@@ -90,19 +75,14 @@ class Local:
     def send(self, ref: str, disk: Row, base: Row | None) -> None:
         """Write a disk's content, or what it differs from `base` in."""
         pool, row = self._ctx.pool, self._ctx.db.row("VDI", ref)
-        with vdi.storage():
-            below = base["uuid"] if base is not None else None
-            with pool.repository_of(disk).export(disk["uuid"], "vhd", below) as stream:
-                try:
-                    pool.repository_of(row).import_vhd(row["uuid"], _Pieces(self._watched(stream)), stream.length)
-                except ImportBroken:
-                    raise Failure("MIRROR_FAILED", disk.ref) from None
-            disks.refresh(pool, row)
-
-    def _watched(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
-        for piece in pieces:
-            self._ctx.pool.tasks.check_cancelled(self._ctx.task)
-            yield piece
+        below = base["uuid"] if base is not None else None
+        with vdi.storage(), pool.repository_of(disk).export(disk["uuid"], "vhd", below) as stream:
+            pieces = vdi.Pieces(stream, lambda: pool.tasks.check_cancelled(self._ctx.task))
+            try:
+                pool.repository_of(row).import_vhd(row["uuid"], pieces, stream.length)
+            except ImportBroken:
+                raise Failure("MIRROR_FAILED", disk.ref) from None
+        disks.refresh(pool, row)
 
     def snapshot(self, ref: str) -> str:
         """Snapshot a disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,8 +55,13 @@ _DROPPED_KEYS = ("default_template", "xensource_internal")
 
 
 def memory_overhead(vm: dict[str, Any]) -> int:
-    """Return the toolstack's own memory for a VM (5 MiB for one VCPU and 256 MiB, as observed)."""
-    return _OVERHEAD + (int(vm["VCPUs_max"]) - 1) * _OVERHEAD_PER_VCPU
+    """Return the toolstack's own memory for a VM (5 MiB for one VCPU and 256 MiB, as observed).
+
+    The part that is shadow memory, a MiB for each VCPU, grows with HVM_shadow_multiplier.
+    """
+    vcpus = int(vm["VCPUs_max"])
+    more = max(0.0, float(vm.get("HVM_shadow_multiplier", 1.0)) - 1.0)
+    return _OVERHEAD + (vcpus - 1) * _OVERHEAD_PER_VCPU + math.ceil(more * vcpus) * _OVERHEAD_PER_VCPU
 
 
 @call("VM.create", "record:VM", returns="@VM")

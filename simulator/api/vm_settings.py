@@ -65,14 +65,19 @@ def set_vcpus_number_live(ctx: Context, vm: Row, value: int) -> None:
             db.put(metrics, VCPUs_number=value, VCPUs_utilisation=kept, last_updated=ctx.pool.clock.stamp())
 
 
-def _put_memory(ctx: Context, vm: Row, limits: dict[str, int]) -> None:
-    """Write memory limits. Raises MEMORY_CONSTRAINT_VIOLATION_ORDER."""
+def _assert_order(vm: Row, limits: dict[str, int]) -> None:
+    """Raise MEMORY_CONSTRAINT_VIOLATION_ORDER unless the limits, with those that stay, ascend."""
     merged = {
         name: limits.get(name, vm[f"memory_{name}"])
         for name in ("static_min", "dynamic_min", "dynamic_max", "static_max")
     }
     if list(merged.values()) != sorted(merged.values()):
         raise Failure("MEMORY_CONSTRAINT_VIOLATION_ORDER")
+
+
+def _put_memory(ctx: Context, vm: Row, limits: dict[str, int]) -> None:
+    """Write memory limits. Raises MEMORY_CONSTRAINT_VIOLATION_ORDER."""
+    _assert_order(vm, limits)
     _put(ctx, vm, **{f"memory_{name}": value for name, value in limits.items()})
 
 
@@ -110,12 +115,14 @@ def set_memory_dynamic_range(ctx: Context, vm: Row, least: int, most: int) -> No
     Raises MEMORY_CONSTRAINT_VIOLATION_ORDER, HOST_NOT_ENOUGH_FREE_MEMORY.
     """
     with on_vm(ctx, vm, "changing_dynamic_range"), ctx.db as db:
+        limits = {"dynamic_min": least, "dynamic_max": most}
+        _assert_order(vm, limits)
         if vm["power_state"] == "Running":
             free = domains.free_memory(ctx, db.row("host", vm["resident_on"]))
             more = least - vm["memory_dynamic_min"]
             if more > free:
                 raise Failure("HOST_NOT_ENOUGH_FREE_MEMORY", str(more), str(free))
-        _put_memory(ctx, vm, {"dynamic_min": least, "dynamic_max": most})
+        _put_memory(ctx, vm, limits)
         db.put(vm, memory_target=least)
         metrics = db.find("VM_metrics", vm["metrics"])
         if metrics is not None and vm["power_state"] == "Running":
