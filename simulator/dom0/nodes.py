@@ -84,7 +84,7 @@ def absolute(path: str, who: int, *, special: bool = False) -> str:
     """Return the absolute form of a path that domain `who` names. Raises EINVAL."""
     if special and path in _SPECIAL:
         return path
-    full = path if path.startswith("/") else f"/local/domain/{who}/{path}"
+    full = path if path.startswith(("/", "@")) else f"/local/domain/{who}/{path}"
     if len(full) > _LONGEST_PATH or not _VALID.fullmatch(full):
         raise XenStoreError("EINVAL")
     return full
