@@ -5,6 +5,8 @@ from __future__ import annotations
 CALLS = {
     "host": """
         disable                            &host bool?
+        is_in_emergency_mode                                                            -> bool sync hidden
+        local_assert_healthy                                                            sync hidden
         enable                             &host
         shutdown                           &host
         reboot                             &host
@@ -19,7 +21,7 @@ CALLS = {
         license_remove                     &host
         destroy                            &host
         power_on                           &host
-        emergency_ha_disable               bool
+        emergency_ha_disable               bool?
         get_data_sources                   &host                                        -> record:data_source* sync
         record_data_source                 &host string                                 sync
         query_data_source                  &host string                                 -> float sync

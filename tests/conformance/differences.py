@@ -8,9 +8,9 @@ from __future__ import annotations
 #: (class, field) -> why its default is another one.
 DEFAULTS: dict[tuple[str, str], str] = {}
 
-#: Calls whose last parameters, so many, may be left out. The file lists those like any other (xapi.md 2.6). The four
-#: `introduce` calls are not named there: their last parameters came with later releases than the call itself, and
-#: clients that were written before leave them out.
+#: Calls whose last parameters, so many, may be left out. The file lists those like any other (xapi.md 2.6). The
+#: `introduce` calls and host.emergency_ha_disable are not named there: their last parameters came with later releases
+#: than the call itself, and clients that were written before leave them out.
 OPTIONAL = {
     "Bond.create": 2,
     "PIF.db_introduce": 6,
@@ -30,6 +30,7 @@ OPTIONAL = {
     "VM.snapshot": 1,
     "VUSB.create": 1,
     "host.create_new_blob": 1,
+    "host.emergency_ha_disable": 1,
     "host.evacuate": 2,
     "network.create_new_blob": 1,
     "pool.create_new_blob": 1,

@@ -14,8 +14,17 @@ from simulator.model.types import NULL, Enum, Float, Int, MapOf, Ref, SetOf, Tim
 from tests.support.simulator import Client, SimulatorProcess, XenFailure
 
 assert MODULES, "importing the catalogue is what registers the calls"
-#: They end the session, or the toolstack, that the test needs.
-ENDS = frozenset({"session.logout", "session.local_logout", "host.shutdown_agent"})
+#: They end the session, the toolstack or its network, which the test needs.
+ENDS = frozenset(
+    {
+        "host.management_disable",
+        "host.shutdown_agent",
+        "pool.emergency_reset_master",
+        "pool.emergency_transition_to_master",
+        "session.local_logout",
+        "session.logout",
+    }
+)
 #: What no call with arguments of the right types answers.
 NEVER = frozenset(
     {"INTERNAL_ERROR", "MESSAGE_METHOD_UNKNOWN", "MESSAGE_PARAMETER_COUNT_MISMATCH", "SESSION_INVALID", "Fault"}
