@@ -50,7 +50,7 @@ def designate(pool: Pool, member: Member, besides: Connection | None = None) -> 
         hosts.start(one)
 
 
-def promote(pool: Pool, member: Member) -> None:
+def promote(pool: Pool, member: Member, besides: Connection | None = None) -> None:
     """Make a member the master though the old one may be gone; its toolstack restarts on its copy of the database.
 
     What was written since that copy is lost. When the old master does live, the new one finds it and becomes its member
@@ -61,7 +61,7 @@ def promote(pool: Pool, member: Member) -> None:
         if member.state in ("off", "stopped"):
             return
         rival = hosts.master()
-        hosts.stop(member, "stopped")
+        hosts.stop(member, "stopped", besides)
         member.is_master = True
         work = partial(_take_over, pool, member) if rival in (None, member) else None
         hosts.restart(member, pool.settings.toolstack_downtime_s, work=work)
@@ -77,7 +77,7 @@ def _take_over(pool: Pool, member: Member) -> None:
         db.flush()
 
 
-def follow(pool: Pool, member: Member, master_address: str) -> None:
+def follow(pool: Pool, member: Member, master_address: str, besides: Connection | None = None) -> None:
     """Tell a member whom it belongs to; its toolstack restarts unless it knew."""
     hosts = pool.hosts
     with hosts.lock:
@@ -87,12 +87,12 @@ def follow(pool: Pool, member: Member, master_address: str) -> None:
             if member.state == "emergency":
                 hosts.greet(member)
             return
-        hosts.stop(member, "stopped")
+        hosts.stop(member, "stopped", besides)
         member.is_master, member.master_address = False, master_address
         hosts.restart(member, pool.settings.toolstack_downtime_s)
 
 
-def recover(pool: Pool) -> list[str]:
+def recover(pool: Pool, besides: Connection | None = None) -> list[str]:
     """Tell every host that can be reached who its master is; return their references."""
     hosts = pool.hosts
     master = hosts.master()
@@ -100,7 +100,7 @@ def recover(pool: Pool) -> list[str]:
         return []
     others = [one for one in hosts.all() if one is not master and one.state not in ("off", "stopped")]
     for one in others:
-        follow(pool, one, master.address)
+        follow(pool, one, master.address, besides)
     return [one.ref for one in others]
 
 
@@ -111,9 +111,9 @@ def take_over(pool: Pool, member: Member, besides: Connection | None = None, tim
         if hosts.master() is not member:
             designate(pool, member, besides)
         return
-    promote(pool, member)
+    promote(pool, member, besides)
     _wait(hosts, member, timeout_s)
-    recover(pool)
+    recover(pool, besides)
     for one in hosts.all():
         if one.has_power:
             _wait(hosts, one, timeout_s)

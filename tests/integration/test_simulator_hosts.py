@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import ssl
 import subprocess
@@ -112,9 +113,11 @@ def test_members_speak_tls_with_the_pools_certificate() -> None:
         member = hosts_of(simulator)[1]
         assert member.url == f"https://127.0.0.2:{simulator.port}"
         context = ssl.create_default_context(cafile=str(simulator.certificate))
-        with socket.create_connection(("127.0.0.2", simulator.port), 10) as plain:
-            with context.wrap_socket(plain, server_hostname="127.0.0.2") as sock:
-                assert sock.version() is not None
+        with (
+            socket.create_connection(("127.0.0.2", simulator.port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.2") as sock,
+        ):
+            assert sock.version() is not None
 
 
 # -- what a member answers
@@ -193,3 +196,247 @@ def test_the_official_client_is_told_the_master_and_logs_in_there(quiet: list[Ho
     assert len(session.xenapi.host.get_all()) == 2
     session.xenapi.session.logout()
     session("close")()
+
+
+# -- handlers
+
+
+def test_a_member_serves_an_export_with_the_pools_session(quiet: list[Host]) -> None:
+    master, member = quiet
+    with master.client() as xen, contextlib.closing(member.connect()) as connection:
+        vdi_ref = xen("VDI.snapshot", xen.root_disk(xen.find_vm("demo-01")), {})
+        size = int(xen("VDI.get_virtual_size", vdi_ref))
+        connection.request("GET", f"/export_raw_vdi?session_id={xen.ref}&vdi={vdi_ref}&format=raw")
+        response = connection.getresponse()
+        assert (response.status, len(response.read())) == (200, size)
+    with contextlib.closing(member.connect()) as connection:
+        connection.request("GET", "/export_raw_vdi?session_id=OpaqueRef:x&vdi=y")
+        assert connection.getresponse().status == 401
+
+
+# -- a member dies
+
+
+def test_a_dead_member_refuses_and_its_vms_stay_as_they_are_written(three: list[Host]) -> None:
+    master, dying, _other = three
+    with master.client() as xen, dying.local() as there:
+        host_ref = ref_of(xen, dying)
+        vm_ref = running_vm(xen, dying)
+        master.order(dying, "die")
+        assert not dying.is_listening()
+        with pytest.raises((OSError, http.client.HTTPException)):
+            there("host.is_in_emergency_mode")
+        assert not is_live(xen, dying)
+        rec = xen("VM.get_record", vm_ref)
+        assert (rec["power_state"], rec["resident_on"]) == ("Running", host_ref)
+        for call in ("VM.pause", "VM.hard_shutdown", "VM.hard_reboot"):
+            assert xen.error(call, vm_ref) == ["HOST_OFFLINE", host_ref], call
+        assert xen.error("VM.unpause", vm_ref)[0] == "VM_BAD_POWER_STATE"
+        assert xen.error("host.call_plugin", host_ref, "echo", "main", {}) == ["HOST_OFFLINE", host_ref]
+        assert xen.error("host.reboot", host_ref) == ["HOST_OFFLINE", host_ref]
+        xen("VM.power_state_reset", vm_ref)
+        assert xen("VM.get_power_state", vm_ref) == "Halted"
+        xen("VM.start", vm_ref, False, False)
+        assert xen("VM.get_resident_on", vm_ref) != host_ref
+
+
+def test_before_the_master_notices_a_dead_member_cannot_be_contacted(three: list[Host]) -> None:
+    master, dying, _other = three
+    with master.client() as xen:
+        vm_ref = running_vm(xen, dying)
+        master.order(dying, "die", notice_s=600)
+        assert is_live(xen, dying)
+        assert xen.error("VM.pause", vm_ref) == ["CANNOT_CONTACT_HOST", ref_of(xen, dying)]
+        master.simulator.clock.advance(601)
+        wait_for(lambda: not is_live(xen, dying), "the master noticed")
+
+
+def test_a_member_that_returns_has_lost_its_domains(three: list[Host]) -> None:
+    master, dying, other = three
+    with master.client() as xen:
+        lost, moved = running_vm(xen, dying), running_vm(xen, dying)
+        master.order(dying, "die")
+        xen("VM.power_state_reset", moved)
+        xen("VM.start_on", moved, ref_of(xen, other), False, False)
+        master.order(dying, "return")
+        assert is_live(xen, dying)
+        assert [xen("VM.get_power_state", ref) for ref in (lost, moved)] == ["Halted", "Running"]
+        assert dying.login_refusal() == ["HOST_IS_SLAVE", master.address]
+
+
+def test_a_host_declared_dead_can_be_forgotten(three: list[Host]) -> None:
+    master, dying, _other = three
+    with master.client() as xen:
+        host_ref = ref_of(xen, dying)
+        vm_ref = running_vm(xen, dying)
+        xen("VM.set_affinity", vm_ref, host_ref)
+        assert xen.error("host.declare_dead", host_ref) == ["HOST_IS_LIVE", host_ref]
+        assert xen.error("host.destroy", host_ref) == ["HOST_IS_LIVE", host_ref]
+        master.order(dying, "die")
+        assert xen.error("host.destroy", host_ref) == ["HOST_HAS_RESIDENT_VMS", host_ref]
+        xen("host.declare_dead", host_ref)
+        assert (xen("VM.get_power_state", vm_ref), xen("host.get_enabled", host_ref)) == ("Halted", False)
+        xen("host.destroy", host_ref)
+        assert_nothing_refers_to(xen, host_ref)
+        assert xen("VM.get_affinity", vm_ref) == "OpaqueRef:NULL"
+        assert ref_of(xen, master) == xen("pool.get_master", xen("pool.get_all")[0])
+
+
+def assert_nothing_refers_to(xen: Client, ref: str) -> None:
+    for cls in ("host", "VM", "PIF", "PBD", "SR", "VDI", "network", "host_cpu", "host_metrics", "PIF_metrics", "task"):
+        if cls == "PIF_metrics":
+            used = {rec["metrics"] for rec in xen("PIF.get_all_records").values()}
+            assert set(xen("PIF_metrics.get_all")) <= used
+            continue
+        assert ref not in repr(xen(f"{cls}.get_all_records")), cls
+
+
+# -- the master dies
+
+
+def test_members_of_a_dead_master_name_it_until_one_is_promoted(three: list[Host]) -> None:
+    master, first, second = three
+    with master.client() as xen:
+        first_ref, second_ref = ref_of(xen, first), ref_of(xen, second)
+        vm_ref = running_vm(xen, second)
+        xen("VM.set_name_description", vm_ref, "synchronised")
+        xen("pool.sync_database")
+        xen("VM.set_name_description", vm_ref, "lost")
+        old_session = xen.ref
+        task = xen("task.create", "lost", "")
+        first.order(master, "die")
+        assert not master.is_listening()
+    for member in (first, second):
+        assert member.login_refusal() == ["HOST_IS_SLAVE", master.address]
+        assert member.refusal("VM.get_all", old_session) == ["HOST_IS_SLAVE", master.address]
+    with first.local() as local:
+        local("pool.emergency_transition_to_master")
+    wait_for(lambda: first.login_refusal() == [], "the promotion")
+    assert second.login_refusal() == ["HOST_IS_SLAVE", master.address]
+    with first.client() as xen:
+        assert first.refusal("VM.get_all", old_session) == ["SESSION_INVALID", old_session]
+        assert xen.error("task.get_record", task) == ["HANDLE_INVALID", "task", task]
+        assert xen("pool.get_master", xen("pool.get_all")[0]) == first_ref
+        assert xen("session.get_this_host", xen.ref) == first_ref
+        assert xen("VM.get_name_description", vm_ref) == "synchronised"
+        assert xen("VM.get_power_state", vm_ref) == "Running"
+        assert not is_live(xen, master)
+        assert xen("pool.recover_slaves") == [second_ref]
+        wait_for(lambda: second.login_refusal() == ["HOST_IS_SLAVE", first.address], "the member follows")
+        xen("VM.hard_shutdown", vm_ref)
+        first.order(master, "return")
+        wait_for(lambda: master.login_refusal() == ["HOST_IS_SLAVE", first.address], "the old master is a member")
+        assert is_live(xen, master)
+
+
+def test_one_order_does_the_whole_takeover(three: list[Host]) -> None:
+    master, first, second = three
+    first.order(master, "die")
+    second.order(second, "become_master")
+    assert second.login_refusal() == []
+    assert first.login_refusal() == ["HOST_IS_SLAVE", second.address]
+    first.order(first, "become_master")
+    assert first.login_refusal() == []
+    assert second.login_refusal() == ["HOST_IS_SLAVE", first.address]
+
+
+def test_a_dead_master_that_returns_alone_is_the_master_again(three: list[Host]) -> None:
+    master, first, _second = three
+    with master.client() as xen:
+        vm_ref, elsewhere = running_vm(xen, master), running_vm(xen, first)
+        xen("pool.sync_database")
+        first.order(master, "die")
+    first.order(master, "return")
+    with master.client() as xen:
+        assert (xen("VM.get_power_state", vm_ref), xen("VM.get_power_state", elsewhere)) == ("Halted", "Running")
+        assert all(is_live(xen, host) for host in three)
+
+
+def test_a_promoted_member_finds_a_living_master_and_stays_a_member(three: list[Host]) -> None:
+    master, first, _second = three
+    with master.client() as xen:
+        with first.local() as local:
+            local("pool.emergency_transition_to_master")
+        wait_for(lambda: not first.is_listening(), "the toolstack goes")
+        wait_for(lambda: first.login_refusal() == ["HOST_IS_SLAVE", master.address], "it is back")
+        assert xen("host.get_all")
+
+
+def test_a_member_that_restarts_without_master_is_in_emergency_mode(three: list[Host]) -> None:
+    master, first, second = three
+    first.order(master, "die")
+    first.order(first, "restart")
+    first.wait_until(first, "emergency")
+    assert first.login_refusal() == ["HOST_IN_EMERGENCY_MODE"]
+    assert first.refusal("system.listMethods") == ["HOST_IN_EMERGENCY_MODE"]
+    with first.local() as local:
+        assert local("host.is_in_emergency_mode") is True
+        assert local.error("host.local_assert_healthy") == ["HOST_IN_EMERGENCY_MODE"]
+        assert local.error("VM.get_all") == ["HOST_IN_EMERGENCY_MODE"]
+        assert local.error("host.emergency_ha_disable", True) == ["HA_NOT_ENABLED"]
+    second.order(second, "become_master")
+    assert first.login_refusal() == ["HOST_IS_SLAVE", second.address]
+    with second.local() as local:
+        assert local.error("host.local_management_reconfigure", "xenbr0") == ["POOL_NOT_IN_EMERGENCY_MODE"]
+
+
+def test_a_member_can_be_told_of_another_master(three: list[Host]) -> None:
+    _master, first, second = three
+    with second.local() as local:
+        local("pool.emergency_reset_master", first.address)
+    first.wait_until(second, "emergency")
+    with second.local() as local:
+        local("pool.emergency_reset_master", "127.0.0.1")
+    first.wait_until(second, "up")
+    with second.local() as local:
+        local("pool.emergency_reset_master", second.address)
+    first.wait_until(second, "emergency")
+    assert second.login_refusal() == ["HOST_ITS_OWN_SLAVE"]
+
+
+def test_a_starting_toolstack_says_that_it_is_booting(three: list[Host]) -> None:
+    master, first, second = three
+    second.order(first, "restart", downtime_s=0, booting_s=1000)
+    second.wait_until(first, "booting")
+    assert first.login_refusal() == ["HOST_STILL_BOOTING"]
+    with first.local() as local:
+        assert local("host.is_in_emergency_mode") is False
+    master.simulator.clock.advance(1001)
+    second.wait_until(first, "up")
+    second.order(master, "restart", downtime_s=0, booting_s=1000)
+    wait_for(lambda: master.login_refusal() == ["HOST_STILL_BOOTING"], "the master boots")
+    master.simulator.clock.advance(1001)
+    wait_for(lambda: master.login_refusal() == [], "the master is up")
+
+
+def test_a_new_master_is_designated_in_order(three: list[Host]) -> None:
+    master, first, second = three
+    with master.client() as xen:
+        vm_ref = running_vm(xen, second)
+        xen("VM.set_name_description", vm_ref, "kept")
+        old_session = xen.ref
+        xen("pool.designate_new_master", ref_of(xen, first))
+    wait_for(lambda: first.login_refusal() == [], "the new master")
+    wait_for(lambda: master.login_refusal() == ["HOST_IS_SLAVE", first.address], "the old master is a member")
+    wait_for(lambda: second.login_refusal() == ["HOST_IS_SLAVE", first.address], "the other one follows")
+    assert first.refusal("VM.get_all", old_session) == ["SESSION_INVALID", old_session]
+    with first.client() as xen:
+        assert xen("VM.get_name_description", vm_ref) == "kept"
+        assert xen("VM.get_power_state", vm_ref) == "Running"
+        assert xen("pool.get_master", xen("pool.get_all")[0]) == ref_of(xen, first)
+
+
+def test_the_state_remembers_the_master_and_who_was_off(tmp_path: Path) -> None:
+    with SimulatorProcess("--hosts", "3", *OPTIONS, state_dir=tmp_path) as simulator:
+        master, first, second = hosts_of(simulator)
+        with master.client() as xen:
+            vm_ref = running_vm(xen, second)
+            xen("pool.designate_new_master", ref_of(xen, first))
+        wait_for(lambda: first.login_refusal() == [], "the new master")
+        first.order(second, "die")
+        simulator.stop()
+        simulator.start()
+        assert master.login_refusal() == ["HOST_IS_SLAVE", first.address]
+        with first.client() as xen:
+            assert xen("VM.get_power_state", vm_ref) == "Halted"
+            assert is_live(xen, second)

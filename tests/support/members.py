@@ -72,16 +72,16 @@ class Host:
             yield client
 
     def refusal(self, method: str, *params: Any) -> list[str]:
-        """Call without session argument, expect a failure, return its details."""
+        """Call without session argument; return the details of the failure, none when there was none."""
         with self.anonymous() as client:
             try:
-                result = client.raw(method, *params)
+                client.raw(method, *params)
             except XenFailure as failure:
                 return failure.details
-        raise AssertionError(f"{method} succeeded: {result!r}")
+        return []
 
     def login_refusal(self) -> list[str]:
-        """Log in and return the details of the failure; none when there was none."""
+        """Log in and out; return the details of the failure, none when there was none."""
         with self.anonymous() as client:
             try:
                 client.ref = client.raw("session.login_with_password", "root", self.password, "1.0", "tests")
