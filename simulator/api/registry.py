@@ -141,15 +141,18 @@ def call(
 
 
 def find(name: str) -> tuple[Method | None, bool, str]:
-    """Return the method, whether `Async.` was asked for, and the name without prefix; `VM_start` is an alias."""
+    """Return the method, whether `Async.` was asked for, and the name without prefix; `VM_start` is an alias.
+
+    An alias has no Async form (xapi.md 2.5).
+    """
     plain = name
     is_async = False
     for prefix in ("Async.", "InternalAsync."):
         if name.startswith(prefix):
             plain, is_async = name[len(prefix) :], True
     method = METHODS.get(plain)
-    if method is None and "." not in plain:
-        for cls in CLASSES.keys() | {"event"}:
+    if method is None and not is_async and "." not in plain:
+        for cls in CLASSES:
             if plain.startswith(cls + "_") and cls + "." + plain[len(cls) + 1 :] in METHODS:
                 method = METHODS[cls + "." + plain[len(cls) + 1 :]]
     return method, is_async, plain
