@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -68,11 +69,12 @@ class Dom0:
         return answers.result(self._scripts.run(command, environment, self.root.path))
 
     def log_console(self, domid: int, text: str) -> None:
-        """Append what a guest prints to its log, if there is to be one."""
+        """Append what a guest prints to its log, if there is to be one and it can be opened."""
         place = self._console_log(domid)
-        if place is not None and place.parent.is_dir():
-            with self._logging, open(place, "ab", opener=_opened) as file:
-                file.write(text.encode("utf-8", "replace"))
+        if place is None:
+            return
+        with self._logging, contextlib.suppress(OSError), open(place, "ab", opener=_opened) as file:
+            file.write(text.encode("utf-8", "replace"))
 
     def has_console_log(self, domid: int) -> bool:
         """Tell whether a guest's console was logged."""
