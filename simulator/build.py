@@ -9,6 +9,7 @@ from typing import Any
 from simulator import disks
 from simulator.api import device_rules, domains, vm_rules
 from simulator.api.network import make_internal_network
+from simulator.api.people import make_roles
 from simulator.api.pif import make_nics
 from simulator.api.registry import Context
 from simulator.api.sr import make_pbd, make_sr
@@ -80,6 +81,7 @@ class Builder:
             for host in hosts:
                 make_nics(self._ctx, host)
             make_internal_network(self._ctx)
+            make_roles(self._ctx)
             self._sm()
             sr = make_sr(pool, "Shared storage" if len(hosts) > 1 else "Local storage", "ext", shared=len(hosts) > 1)
             for host in hosts:

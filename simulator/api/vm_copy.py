@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from simulator.api import device_rules, vdi, vm_rules
+from simulator.api.blob import drop_blob
 from simulator.api.registry import Context, call
 from simulator.api.vm_metadata import metadata_of
 from simulator.api.vm_power import on_vm
@@ -42,6 +43,7 @@ _FRESH: dict[str, Any] = {
     "VUSBs": [],
     "VGPUs": [],
     "VTPMs": [],
+    "blobs": {},
     "crash_dumps": [],
     "attached_PCIs": [],
     "snapshots": [],
@@ -124,6 +126,13 @@ def remove(ctx: Context, vm: Row) -> None:
         row = db.find(cls, vm[field])
         if row is not None:
             db.delete(row)
+    for cls, field in (("VTPM", "VTPMs"), ("VUSB", "VUSBs"), ("VGPU", "VGPUs")):
+        for one in db.linked(vm, field, cls):
+            db.delete(one)
+    for ref in vm["blobs"].values():
+        blob = db.find("blob", ref)
+        if blob is not None:
+            drop_blob(ctx.pool, blob)
     db.note(f"guest/{vm['uuid']}", None)
     db.delete(vm)
 
