@@ -10,6 +10,7 @@ GET    storage | POST storage  {"coalesce_now", "wait_s", "pause", "quiet_period
                                "latency_s", "scan_s", "snapshot_s", "lock_retry_s": [from, to],
                                "lock_wakes_early"[, "sr": uuid]}
 POST   clock                   {"advance": seconds}
+POST   consoles                {"limit_console_sessions": bool, "vm_console_idle_timeout": seconds}
 GET    leaks                   objects that no VM owns
 GET    dom0                    {host uuid: {"name_label", "root", "xenstore"}}    (simulator.dom0.root)
 GET    vdis/<uuid>             {"sha256", "sha256_at_snapshot", "depth", "chain", "snapshot_digests": {uuid: sha256}}
@@ -63,6 +64,7 @@ class Control:
             ("GET", "storage"): self._storage,
             ("POST", "storage"): self._change_storage,
             ("POST", "clock"): self._clock,
+            ("POST", "consoles"): self._consoles,
             ("GET", "leaks"): self._leaks,
             ("GET", "dom0"): self._dom0,
             ("GET", "vdis"): self._vdi,
@@ -192,6 +194,9 @@ class Control:
     def _clock(self, _rest: str, wish: dict[str, Any]) -> Any:
         self._pool.clock.advance(float(wish.get("advance", 0)))
         return {"now": self._pool.clock.now()}
+
+    def _consoles(self, _rest: str, wish: dict[str, Any]) -> Any:
+        return self._pool.consoles.change(wish)
 
     # -- looking
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulator.console.channel import Channel, Ended
 from simulator.console.picture import CELL_HEIGHT, PALETTE, Painter
@@ -44,6 +44,19 @@ class Consoles:
         self._lock = threading.Lock()
         self._screens: dict[str, tuple[int, Screen]] = {}
         self._viewers: list[Viewer] = []
+        self._limits: dict[str, Any] = {"limit_console_sessions": False, "vm_console_idle_timeout": 0}
+        """The fields of that name in the pool records of XAPI 26 and later, for a pool whose records lack them."""
+
+    def change(self, wish: dict[str, Any]) -> dict[str, Any]:
+        """Change the limits; return them. Raises ValueError with a sentence."""
+        if set(wish) - set(self._limits):
+            raise ValueError(f"unknown keys; known: {', '.join(sorted(self._limits))}")
+        if not isinstance(wish.get("limit_console_sessions", False), bool):
+            raise ValueError("limit_console_sessions is true or false")
+        if isinstance(wish.get("vm_console_idle_timeout"), bool | str) or wish.get("vm_console_idle_timeout", 0) < 0:
+            raise ValueError("vm_console_idle_timeout is a number of seconds, 0 for none")
+        self._limits |= wish
+        return dict(self._limits)
 
     # -- records
 
@@ -149,12 +162,12 @@ class Consoles:
     @property
     def is_limited(self) -> bool:
         """Tell whether only one may look at a VM's consoles at a time (pool.limit_console_sessions)."""
-        return bool(self._pool.pool_row.values.get("limit_console_sessions", False))
+        return bool((self._limits | self._pool.pool_row.values)["limit_console_sessions"])
 
     def _idle_limit_s(self, vm: Row) -> float:
         """Return after how long without key or pointer a viewer is sent away; 0: never."""
         if not vm["is_control_domain"]:
-            return float(self._pool.pool_row.values.get("vm_console_idle_timeout", 0))
+            return float((self._limits | self._pool.pool_row.values)["vm_console_idle_timeout"])
         host = self._pool.db.find("host", vm["resident_on"])
         return float(host.values.get("console_idle_timeout", 0)) if host is not None else 0.0
 
