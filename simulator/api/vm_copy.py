@@ -162,6 +162,7 @@ DiskMaker = Callable[[Context, Row], Row]
 def snapshot_disk(ctx: Context, disk: Row) -> Row:
     """Snapshot one disk of a VM; tags are lost (observed)."""
     with vdi.on_sr(ctx, ctx.db.row("SR", disk["SR"]), "vdi_snapshot"), vdi.on_vdi(ctx, disk, "snapshot"):
+        ctx.pool.clock.wait(ctx.pool.snapshot_s)
         return vdi.branch(ctx, disk, "snapshot")
 
 

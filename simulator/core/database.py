@@ -50,7 +50,7 @@ class Row:
         self.values = values
         self.created = created
         self.modified = created
-        self._xml: str | None = None
+        self._xml = (0, "")
 
     def __getitem__(self, field: str) -> Any:
         return self.values[field]
@@ -62,14 +62,13 @@ class Row:
 
     def xml(self) -> str:
         """Return the record's `<value>`, kept until the next write."""
-        text = self._xml
-        if text is None:
-            text = self._xml = self.spec.xml(self.values)
+        # A write in another thread meanwhile makes what is kept here outdated, not wrong: its generation tells.
+        generation = self.modified
+        kept, text = self._xml
+        if kept != generation:
+            text = self.spec.xml(self.values)
+            self._xml = (generation, text)
         return text
-
-    def forget_xml(self) -> None:
-        """Drop the kept encoding."""
-        self._xml = None
 
 
 class Table:
@@ -236,7 +235,6 @@ class Database:
         recent = self.tables[row.cls].recent
         self.generation += 1
         row.modified = self.generation
-        row.forget_xml()
         del recent[row.ref]
         recent[row.ref] = None
 

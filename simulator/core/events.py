@@ -29,7 +29,7 @@ _TOKEN = re.compile(r"(\d+),(\d+)\Z")
 #: Classes that XAPI counts beside the simulated ones.
 _EMPTY_CLASSES = words(
     """
-    vdi_nbd_server_info user tunnel subject sr_stat secret role probe_result pool_update pool_patch
+    diagnostics vdi_nbd_server_info user tunnel subject sr_stat secret role probe_result pool_update pool_patch
     network_sriov message host_patch host_crashdump event data_source crashdump blob auth vusb vtpm vm_appliance
     vmss vmpp vlan vgpu_type vgpu usb_group sdn_controller repository pvs_site pvs_server pvs_proxy
     pvs_cache_storage pusb pgpu pci observer lvhd gpu_group feature dr_task cluster_host cluster certificate
@@ -55,6 +55,7 @@ class Event:
     operation: str
     ref: str
     row: Row | None
+    stamp: str = "0.0"
 
 
 class EventsType(Type):
@@ -80,7 +81,7 @@ def _event_xml(event: Event) -> str:
     snapshot = f"<member><name>snapshot</name>{event.row.xml()}</member>" if event.row else ""
     return (
         f"<value><struct><member><name>id</name><value>{event.generation}</value></member>"
-        "<member><name>timestamp</name><value>0.0</value></member>"
+        f"<member><name>timestamp</name><value>{event.stamp}</value></member>"
         f"<member><name>class</name><value>{event.cls}</value></member>"
         f"<member><name>operation</name><value>{event.operation}</value></member>"
         f"<member><name>ref</name><value>{event.ref}</value></member>{snapshot}</struct></value>"
@@ -90,7 +91,7 @@ def _event_xml(event: Event) -> str:
 def _event_json(event: Event) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "id": str(event.generation),
-        "timestamp": "0.0",
+        "timestamp": event.stamp,
         "class": event.cls,
         "operation": event.operation,
         "ref": event.ref,

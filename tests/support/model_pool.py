@@ -267,7 +267,8 @@ def check_references(db: Database) -> None:
         assert table.recent.keys() == table.rows.keys(), name
         for row in table.rows.values():
             for field, cls, ref in references_of(row):
-                if ref not in _NOTHING and cls in CLASSES:
+                # XAPI's snapshots keep the name of what they were taken of when that is gone.
+                if ref not in _NOTHING and cls in CLASSES and field != "snapshot_of":
                     assert ref in db.tables[cls].rows, f"{name}.{field} of {row.values} dangles: {ref}"
 
 
@@ -279,7 +280,7 @@ def check_relations(db: Database) -> None:
             for row in table.rows.values():
                 targets = row[field] if isinstance(row[field], list) else [row[field]]
                 for target in targets:
-                    if target not in _NOTHING:
+                    if target in expected:
                         expected[target].append(row.ref)
             for row in db.tables[other].rows.values():
                 assert sorted(row[mirror]) == sorted(expected[row.ref]), f"{other}.{mirror} against {name}.{field}"
