@@ -140,3 +140,9 @@ def task_set_result(ctx: Context, task: Row, value: str) -> None:
 def task_set_error_info(ctx: Context, task: Row, value: list[str]) -> None:
     """Write the error."""
     _put(ctx, task, error_info=value)
+
+
+@call("task.set_resident_on", "&task", "@host", has_async=False)
+def task_set_resident_on(ctx: Context, task: Row, value: str) -> None:
+    """Write which host works on it."""
+    _put(ctx, task, resident_on=value)
