@@ -169,6 +169,7 @@ CALLS = {
         set_progress                       &task float                                  sync
         set_result                         &task string                                 sync
         set_error_info                     &task string*                                sync
+        set_resident_on                    &task @host                                  sync hidden
     """,
     "event": """
         register                           string*                                      sync

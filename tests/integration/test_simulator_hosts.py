@@ -397,8 +397,7 @@ def test_a_member_can_be_told_of_another_master(three: list[Host]) -> None:
 def test_a_starting_toolstack_says_that_it_is_booting(three: list[Host]) -> None:
     master, first, second = three
     second.order(first, "restart", downtime_s=0, booting_s=1000)
-    second.wait_until(first, "booting")
-    assert first.login_refusal() == ["HOST_STILL_BOOTING"]
+    wait_for(lambda: first.login_refusal() == ["HOST_STILL_BOOTING"], "the member boots")
     with first.local() as local:
         assert local("host.is_in_emergency_mode") is False
     master.simulator.clock.advance(1001)
