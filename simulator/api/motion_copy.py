@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from simulator import disks
-from simulator.api import device_rules, vdi
+from simulator.api import vdi
 from simulator.api.registry import Context
 from simulator.core.database import Row, is_null
 from simulator.core.failures import Failure
@@ -229,12 +229,3 @@ def _images(ctx: Context, vm: Row, *, snapshots_too: bool) -> list[Row]:
     vms = [vm, *(ctx.db.linked(vm, "snapshots", "VM") if snapshots_too else [])]
     images = [ctx.db.find("VDI", one["suspend_VDI"]) for one in vms]
     return [image for image in images if image is not None]
-
-
-def refresh_all(ctx: Context, refs: list[str]) -> None:
-    """Recompute what some disks allow."""
-    with ctx.db as db:
-        for ref in refs:
-            row = db.find("VDI", ref)
-            if row is not None:
-                device_rules.refresh_vdi(db, row)
