@@ -224,7 +224,15 @@ class Guests:
             if row is not None:
                 db.put(row, **{field: value for field, value in values.items() if field in row.values})
         for vm in db.rows("VM"):
-            if vm["power_state"] == "Running" and not vm["is_control_domain"]:
+            if vm["is_control_domain"]:
+                continue
+            consoles = db.linked(vm, "consoles", "console")
+            if vm["power_state"] not in ("Running", "Paused"):
+                for console in consoles:
+                    db.delete(console)
+            elif not consoles:
+                self._pool.consoles.open(vm, db.row("host", vm["resident_on"]))
+            if vm["power_state"] == "Running":
                 self._ensure_metrics(vm)
             vm_rules.refresh(db, vm)
 

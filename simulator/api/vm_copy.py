@@ -181,14 +181,14 @@ def disk_vbds(ctx: Context, vm: Row, ignored: list[str]) -> list[Row]:
 def copy_disks(ctx: Context, vm: Row, make: DiskMaker, label: str, ignored: list[str]) -> dict[str, str]:
     """Copy the disks of a VM, each in a task of its own; return new disk by old one. Undone on failure."""
     made: dict[str, str] = {}
-    vbds = disk_vbds(ctx, vm, ignored)
-    for number, vbd in enumerate(vbds):
-        disk = ctx.db.row("VDI", vbd["VDI"])
+    refs = dict.fromkeys(vbd["VDI"] for vbd in disk_vbds(ctx, vm, ignored))
+    for number, disk_ref in enumerate(refs):
+        disk = ctx.db.row("VDI", disk_ref)
         parent = ctx.task.ref if ctx.task is not None else NULL
         task = ctx.pool.tasks.create(f"Async.{label}", ctx.session, subtask_of=parent)
         try:
             made[disk.ref] = make(Context(ctx.pool, label, ctx.session, task), disk).ref
-            ctx.progress((number + 1) / len(vbds))
+            ctx.progress((number + 1) / len(refs))
         except Failure:
             for ref in made.values():
                 vdi.discard(ctx, ctx.db.row("VDI", ref))

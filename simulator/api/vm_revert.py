@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from simulator.api import device_rules, domains, vdi, vm_rules
@@ -110,7 +111,11 @@ def _replace(ctx: Context, vm: Row, snapshot: Row) -> None:
             copy_vif(ctx, vif, vm, new_mac=False)
         _restore_record(ctx, vm, snapshot, memory)
     for disk in outdated:
-        vdi.discard(ctx, disk)
+        # One that somebody else uses stays.
+        with contextlib.suppress(Failure):
+            with ctx.db as db:
+                device_rules.assert_vdi(db, disk, "destroy")
+            vdi.discard(ctx, disk)
 
 
 def _outdated_disks(ctx: Context, vm: Row, snapshot: Row) -> list[Row]:
@@ -119,7 +124,7 @@ def _outdated_disks(ctx: Context, vm: Row, snapshot: Row) -> list[Row]:
     with db:
         taken = [db.find("VDI", vbd["VDI"]) for vbd in db.linked(snapshot, "VBDs", "VBD")]
         versions = {disk["snapshot_of"] for disk in taken if disk is not None}
-        disks = [db.find("VDI", vbd["VDI"]) for vbd in db.linked(vm, "VBDs", "VBD")]
+        disks = [db.find("VDI", ref) for ref in dict.fromkeys(vbd["VDI"] for vbd in db.linked(vm, "VBDs", "VBD"))]
         return [disk for disk in disks if disk is not None and disk.ref in versions]
 
 

@@ -68,7 +68,7 @@ class DiskModel:
     def copied(self, before: dict[str, str], after: dict[str, str]) -> None:
         """Note that disks of one VM became those of another."""
         assert before.keys() == after.keys(), "a VM's copy has other disks"
-        assert len(set(after.values())) == len(after), "two positions of a VM's copy share a disk"
+        assert len(set(after.values())) == len(set(before.values())), "a VM's copy shares its disks otherwise"
         for position, uuid in after.items():
             self._branch(before[position], uuid)
 

@@ -224,8 +224,11 @@ class PoolInside:
             if name not in ("session", "task")
             for row in table.rows.values()
         }
-        assert json.loads(json.dumps(list(now.values()))) == [image[key] for key in now]
-        assert image.keys() == now.keys()
+        assert image.keys() == now.keys(), image.keys() ^ now.keys()
+        for key, values in json.loads(json.dumps([list(one) for one in now.items()])):
+            logged = image[tuple(key)]
+            wrong = {field: (logged.get(field), value) for field, value in values.items() if logged.get(field) != value}
+            assert not wrong, f"logged and real values of {key} differ: {wrong}"
         assert notes == json.loads(json.dumps(self.db.notes))
 
 
