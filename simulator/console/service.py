@@ -48,11 +48,11 @@ class Consoles:
         """The fields of that name in the pool records of XAPI 26 and later, for a pool whose records lack them."""
 
     def change(self, wish: dict[str, Any]) -> dict[str, Any]:
-        """Change the limits; return them. Raises ValueError with a sentence."""
+        """Change the limits; return them. Raises ValueError and TypeError with a sentence."""
         if set(wish) - set(self._limits):
             raise ValueError(f"unknown keys; known: {', '.join(sorted(self._limits))}")
         if not isinstance(wish.get("limit_console_sessions", False), bool):
-            raise ValueError("limit_console_sessions is true or false")
+            raise TypeError("limit_console_sessions is true or false")
         if isinstance(wish.get("vm_console_idle_timeout"), bool | str) or wish.get("vm_console_idle_timeout", 0) < 0:
             raise ValueError("vm_console_idle_timeout is a number of seconds, 0 for none")
         self._limits |= wish

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import lru_cache
+from operator import mul
 
 Vector = tuple[float, ...]
 
@@ -74,4 +75,4 @@ def total(curves: list[Vector]) -> Vector:
 
 def dot(weights: Vector, vector: list[float]) -> float:
     """Return the sum of products; whichever is longer has its end left out."""
-    return math.fsum(weight * one for weight, one in zip(weights, vector, strict=False) if weight)
+    return sum(map(mul, weights, vector))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from operator import sub
 from typing import Any
 
 from simulator.metrics.curves import WIDTH, integrals
@@ -137,7 +138,7 @@ class Timeline:
             found.known_s += high - low
             found.own_s += segment.own_time(high) - segment.own_time(low)
             first, second = self.vector(segment, low), self.vector(segment, high)
-            growth = [after - before for before, after in zip(first, second, strict=True)]
+            growth = list(map(sub, second, first))
             if found.vector:
                 growth = [one + more for one, more in zip(found.vector, growth, strict=True)]
             found.vector = growth
