@@ -175,7 +175,8 @@ def scripts() -> Iterator[Scripts]:
 
 def test_closing_ends_a_script_and_its_children_and_starts_no_other(scripts: Scripts, tmp_path: Path) -> None:
     mark = tmp_path / "began"
-    code = "import pathlib, subprocess as s, sys; c = s.Popen(['sleep', '600']); pathlib.Path(sys.argv[1]).touch(); c.wait()"
+    code = "import pathlib, subprocess as s, sys; c = s.Popen(['sleep', '600']); "
+    code += "pathlib.Path(sys.argv[1]).touch(); c.wait()"
     ended: list[Ended] = []
     command = [sys.executable, "-c", code, str(mark)]
     thread = threading.Thread(target=lambda: ended.append(scripts.run(command, {"PATH": "/usr/bin:/bin"}, tmp_path)))
