@@ -102,6 +102,7 @@ class Guests:
             },
         )
         db.put(vm, guest_metrics=metrics.ref)
+        self._pool.mirror.forget(vm)
         self._pool.dom0s.print_boot(vm)
         self._pool.scheduler.later(self.habits(vm).boot_s, partial(self._boot_done, vm.ref, vm["domid"]))
 
@@ -234,6 +235,8 @@ class Guests:
                 self._pool.consoles.open(vm, db.row("host", vm["resident_on"]))
             if vm["power_state"] == "Running":
                 self._ensure_metrics(vm)
+                self._pool.mirror.forget(vm)
+                self._pool.mirror.look(vm)
             vm_rules.refresh(db, vm)
 
     def _is_dom0(self, device: Row) -> bool:

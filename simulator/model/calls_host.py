@@ -240,6 +240,7 @@ CALLS = {
     """,
     "secret": """
         create                             record:secret                                -> @secret
+        introduce                          string string string->string?                -> @secret hidden
         destroy                            &secret
     """,
     "pool_patch": """
