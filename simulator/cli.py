@@ -79,8 +79,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N/s",
         help="writes of each running guest (5/s; 0: none)",
     )
-    add("--boot-time", type=parse_duration, default=0.5, metavar="TIME", help="until a guest reports (500ms)")
-    add("--shutdown-time", type=parse_duration, default=0.2, metavar="TIME", help="a guest's clean shutdown (200ms)")
     add("--quiet-period", type=parse_duration, default=300.0, metavar="TIME", help="the collector's pause (300s)")
     add(
         "--flush-period",
@@ -103,13 +101,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="before a wrong password is refused",
     )
+    _add_times(parser)
+    return parser
+
+
+def _add_times(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--boot-time", type=parse_duration, default=0.5, metavar="TIME", help="until a guest reports (500ms)")
+    add("--shutdown-time", type=parse_duration, default=0.2, metavar="TIME", help="a guest's clean shutdown (200ms)")
     add("--restart-time", type=parse_duration, default=0.2, metavar="TIME", help="a toolstack's restart (200ms)")
     add("--host-boot-time", type=parse_duration, default=1.0, metavar="TIME", help="a host's boot (1s)")
     add(
         "--read-timeout", type=parse_duration, default=10.0, metavar="TIME", help="between pieces of a first head (10s)"
     )
     add("--request-timeout", type=parse_duration, default=60.0, metavar="TIME", help="for a whole first head (60s)")
-    return parser
 
 
 def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings:

@@ -24,11 +24,11 @@ from simulator.members import (
     Member,
     State,
     addresses,
-    advice,
-    bracketed,
     lost_its_master,
+    open_all,
     refresh_operations,
     run_later,
+    write_address,
 )
 from simulator.wire.http import Connection, ConnectionReset, Listener, Patience
 
@@ -73,24 +73,9 @@ class Hosts:
                 )
                 member.has_lost_domains = f"off/{host['uuid']}" in db.notes
                 self._members[host.ref] = member
-                self.write_address(host, address)
+                write_address(self._pool, host, address)
             for member in self._members.values():
                 self.greet(member)
-
-    def write_address(self, host: Row, address: str) -> None:
-        """Write a host's address into its record, its management interface and the consoles of its VMs."""
-        db = self._pool.db
-        with db:
-            if host["address"] == address:
-                return
-            db.put(host, address=address)
-            for pif in db.linked(host, "PIFs", "PIF"):
-                if pif["management"]:
-                    db.put(pif, IP=address)
-            for vm in db.linked(host, "resident_VMs", "VM"):
-                for console in db.linked(vm, "consoles", "console"):
-                    path = console["location"].removeprefix("https://").partition("/")[2]
-                    db.put(console, location=f"https://{bracketed(address)}/{path}")
 
     def listen(self, serve: Callable[[Connection], None], tls: ssl.SSLContext | None) -> int:
         """Open all ports; return their number.
@@ -105,7 +90,7 @@ class Hosts:
             member.listener = Listener(address, serve, tls, patience, member.ref) if member.can_listen else None
         for attempt in range(_TRIES_FOR_A_FREE_PORT):
             try:
-                self._pool.port = self._open_all(settings.port)
+                self._pool.port = open_all(self.all(), settings.port)
                 break
             except OSError as error:
                 self._close_all()
@@ -118,21 +103,6 @@ class Hosts:
                     member.number + 1,
                 )
         return self._pool.port
-
-    def _open_all(self, port: int) -> int:
-        for member in sorted(self._members.values(), key=lambda one: one.number):
-            if member.listener is None:
-                continue
-            try:
-                port = member.listener.open(port)
-            except OSError as error:
-                if error.errno == errno.EADDRNOTAVAIL and member.number:
-                    _log.warning("host %d of the pool: %s", member.number + 1, advice(member.address, error))
-                    member.listener = None
-                    continue
-                error.filename = f"{bracketed(member.address)}:{port}"
-                raise
-        return port
 
     def _close_all(self) -> None:
         for member in self._members.values():

@@ -6,7 +6,9 @@ xapi.md 3.2): clients keep the port. So all hosts listen on the same one.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from simulator.wire.http import Listener
 if TYPE_CHECKING:
     from simulator.pool import Pool
 
+_log = logging.getLogger(__name__)
 State = Literal["up", "booting", "emergency", "stopped", "off"]
 #: What a toolstack without master answers.
 EMERGENCY_CALLS = frozenset(
@@ -149,3 +152,38 @@ def refresh_operations(pool: Pool, host: Row) -> None:
             allowed = ["evacuate", "reboot", "shutdown"]
         if set(allowed) != set(host["allowed_operations"]):
             db.put(host, allowed_operations=allowed)
+
+
+def write_address(pool: Pool, host: Row, address: str) -> None:
+    """Write a host's address into its record, its management interface and the consoles of its VMs."""
+    with pool.db as db:
+        if host["address"] == address:
+            return
+        db.put(host, address=address)
+        for pif in db.linked(host, "PIFs", "PIF"):
+            if pif["management"]:
+                db.put(pif, IP=address)
+        for vm in db.linked(host, "resident_VMs", "VM"):
+            for console in db.linked(vm, "consoles", "console"):
+                path = console["location"].removeprefix("https://").partition("/")[2]
+                db.put(console, location=f"https://{bracketed(address)}/{path}")
+
+
+def open_all(members: list[Member], port: int) -> int:
+    """Open the members' ports, all on one number; return it. Raises OSError whose `filename` is address and port.
+
+    A further host whose address is not this machine's goes without a port, with a warning.
+    """
+    for member in members:
+        if member.listener is None:
+            continue
+        try:
+            port = member.listener.open(port)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and member.number:
+                _log.warning("host %d of the pool: %s", member.number + 1, advice(member.address, error))
+                member.listener = None
+                continue
+            error.filename = f"{bracketed(member.address)}:{port}"
+            raise
+    return port

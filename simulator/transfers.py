@@ -19,7 +19,17 @@ from simulator.api.vdi import backend_failure, new_record, on_sr, rounded
 from simulator.core.database import Row
 from simulator.core.failures import Failure, internal_error
 from simulator.faults import Fault
-from simulator.handlers import Refused, adopt_task, authorise, end_task, failure_page, handler, named
+from simulator.handlers import (
+    Refused,
+    adopt_task,
+    authorise,
+    end_task,
+    ensure_served_by,
+    failure_page,
+    handler,
+    hosts_with_sr,
+    named,
+)
 from simulator.model.types import NULL
 from simulator.storage import ImportBroken, StorageError
 from simulator.wire.http import Connection, ConnectionReset, Request, page
@@ -136,7 +146,7 @@ class Transfers:
         """Hang a disk on dom0 while the block runs. Raises what keeps it from being attached."""
         db, pool = ctx.db, self._pool
         with db:
-            host = db.row("host", pool.master_ref)
+            host = db.row("host", ctx.host_ref)
             taken = {vbd["userdevice"] for vbd in db.linked(db.row("VM", host["control_domain"]), "VBDs", "VBD")}
             free = next(str(number) for number in range(len(taken) + 1) if str(number) not in taken)
             values = {
@@ -179,6 +189,7 @@ class Transfers:
         """Answer GET /export_raw_vdi; the connection ends with it. Raises Refused, ConnectionReset."""
         authorise(self._pool, request)
         vdi = named(self._pool, "VDI", request.parameter("vdi"))
+        self._assert_seen(request, connection, vdi["SR"])
         form = request.parameter("format") or "raw"
         base_wish = request.parameter("base")
         base = named(self._pool, "VDI", base_wish) if base_wish else None
@@ -188,7 +199,7 @@ class Transfers:
             self._end(transfer, internal_error(f"Unknown format {form}"))
             raise Refused(page(404, "not found", "Unknown format").replace(b"HTTP/1.1", b"HTTP/1.0", 1))
         fmt: Literal["vhd", "raw"] = "vhd" if form == "vhd" else "raw"
-        ctx = Context(self._pool, "VDI.export", None, task)
+        ctx = Context(self._pool, "VDI.export", None, task, connection.host_ref)
         try:
             with self.registered(transfer), self.attached(ctx, vdi, "RO"):
                 connection.send(_export_head(task, vdi, fmt))
@@ -251,13 +262,14 @@ class Transfers:
         """Answer PUT /import_raw_vdi; the connection ends with it. Raises Refused, ConnectionReset."""
         authorise(self._pool, request)
         form = request.parameter("format") or "raw"
+        self._assert_seen(request, connection, self._wished_sr_ref(request))
         task, own_task = adopt_task(self._pool, request, "Importing raw VDI")
         transfer = Transfer("import", _NOTHING, task, own_task, time.monotonic(), fault)
         refusal = _import_refusal(request, form)
         if refusal is not None:
             self._end(transfer, internal_error(refusal))
             raise Refused(page(404, "not found", refusal))
-        ctx = Context(self._pool, "VDI.import", None, task)
+        ctx = Context(self._pool, "VDI.import", None, task, connection.host_ref)
         length = request.length or 0
         try:
             transfer.row = self._target(ctx, request, length)
@@ -279,6 +291,24 @@ class Transfers:
                 raise Refused(failure_page(failure)) from None
         else:
             self._end(transfer, None, f"<value>{transfer.row.ref}</value>")
+
+    def _assert_seen(self, request: Request, connection: Connection, sr_ref: str) -> None:
+        """Raise Refused(302) when the repository is plugged, but not at the host that was asked (xapi.md 10.1)."""
+        sr = self._pool.db.find("SR", sr_ref)
+        hosts = hosts_with_sr(self._pool, sr) if sr is not None else []
+        if hosts:
+            ensure_served_by(self._pool, request, connection, hosts)
+
+    def _wished_sr_ref(self, request: Request) -> str:
+        """Return the repository that an import would write to; one that does not exist is found out later."""
+        db = self._pool.db
+        wish = request.parameter("vdi")
+        if wish is not None:
+            vdi = db.find("VDI", wish) or db.tables["VDI"].by_uuid.get(wish)
+            return str(vdi["SR"]) if vdi is not None else NULL
+        wish = request.parameter("sr_id") or request.parameter("sr_uuid") or ""
+        sr = db.find("SR", wish) or db.tables["SR"].by_uuid.get(wish)
+        return sr.ref if sr is not None else NULL
 
     def _target(self, ctx: Context, request: Request, length: int) -> Row:
         wish = request.parameter("vdi")

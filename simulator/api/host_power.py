@@ -12,7 +12,7 @@ from simulator.api.registry import Context, call
 from simulator.core.database import Row
 from simulator.core.failures import Failure, internal_error
 from simulator.hosts import FUSE_S
-from simulator.members import Member, refresh_operations, run_later
+from simulator.members import Member, refresh_operations, run_later, write_address
 
 if TYPE_CHECKING:
     from simulator.pool import Pool
@@ -228,7 +228,7 @@ def management_reconfigure(ctx: Context, pif: Row) -> None:
         for one in db.linked(host, "PIFs", "PIF"):
             db.put(one, management=one is pif)
         db.put(pif, currently_attached=True)
-        ctx.pool.hosts.write_address(host, address)
+        write_address(ctx.pool, host, address)
 
 
 def _assert_can_manage(ctx: Context, host: Row, pif: Row) -> None:

@@ -214,6 +214,27 @@ def test_a_member_serves_an_export_with_the_pools_session(quiet: list[Host]) -> 
         assert connection.getresponse().status == 401
 
 
+def test_a_host_sends_a_transfer_to_one_that_sees_the_repository(quiet: list[Host]) -> None:
+    master, member = quiet
+    with master.client() as xen, contextlib.closing(master.connect()) as connection:
+        sr_ref = xen("SR.create", ref_of(xen, member), {}, "0", "of one host", "", "ext", "user", False, {})
+        vdi_rec = {"SR": sr_ref, "virtual_size": str(2 << 20), "type": "user", "sharable": False, "read_only": False}
+        vdi_ref = xen("VDI.create", {"name_label": "there", "other_config": {}, **vdi_rec})
+        path = f"/export_raw_vdi?session_id={xen.ref}&vdi={vdi_ref}&format=raw"
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (302, b"")
+        assert response.headers["Location"] == member.url + path
+        with contextlib.closing(member.connect()) as there:
+            there.request("GET", path)
+            answer = there.getresponse()
+            assert (answer.status, len(answer.read())) == (200, 2 << 20)
+        with contextlib.closing(master.connect()) as again:
+            again.request("PUT", f"/import_raw_vdi?session_id={xen.ref}&sr_id={sr_ref}&format=raw", b"x" * 512)
+            assert again.getresponse().status == 302
+        assert xen("task.get_all") == []
+
+
 # -- a member dies
 
 
