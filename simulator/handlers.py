@@ -9,7 +9,6 @@ A handler sends its whole answer and tells whether the connection goes on; it ra
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NoReturn
 
@@ -160,6 +159,6 @@ def _basic(request: Request) -> tuple[str, str]:
         raise Failure("SESSION_AUTHENTICATION_FAILED", "", "")
     try:
         user, _, password = base64.b64decode(text, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # neither base64 nor UTF-8
         raise Failure("SESSION_AUTHENTICATION_FAILED", "", "") from None
     return user, password

@@ -12,13 +12,14 @@ from simulator.control import Control
 from simulator.core.failures import Abandoned, Failure
 from simulator.faults import Fault, Ignored
 from simulator.handlers import HANDLERS, Refused, failure_page, route
-from simulator.model.types import VOID
+from simulator.model.types import VOID, escape
 from simulator.pool import Pool
 from simulator.wire import xmlrpc
 from simulator.wire.http import (
     CONTROL_PREFIX,
     BadRequest,
     Connection,
+    ConnectionReset,
     Request,
     internal_error_page,
     page,
@@ -54,6 +55,12 @@ class Server:
                 return
             except Abandoned:
                 return
+            except (OSError, ConnectionReset):
+                raise
+            except Exception as error:
+                # A defect of ours: the client hears of it as of one of XAPI's, we by the traceback.
+                connection.send(internal_error_page(escape(repr(error))))
+                raise
 
     def _answer(self, request: Request, connection: Connection) -> bool:
         """Answer one request; tell whether the connection goes on."""

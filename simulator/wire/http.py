@@ -56,7 +56,10 @@ class Request:
         self.target = target
         self.headers = headers
         self.is_old = version == "HTTP/1.0"
-        parts = urlsplit(target) if "?" in target or "%" in target else None
+        try:
+            parts = urlsplit(target) if "?" in target or "%" in target else None
+        except ValueError:
+            raise BadRequest(400, "request line") from None
         self.path = unquote(parts.path) if parts else target
         self.query: dict[str, str] = dict(parse_qsl(parts.query, keep_blank_values=True)) if parts else {}
         self.body = b""
@@ -73,7 +76,7 @@ class Request:
         text = self.headers.get("content-length")
         if text is None:
             return None
-        if not text.isdigit():
+        if not re.fullmatch(r"[0-9]{1,19}", text):
             raise BadRequest(400, "content-length")
         return int(text)
 

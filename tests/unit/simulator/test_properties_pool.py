@@ -54,6 +54,7 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Compare every byte, and what a restart would find."""
         try:
+            self.inside.collect()
             self.disks.check_all()
             self.inside.check_log()
         finally:
