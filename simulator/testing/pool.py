@@ -19,12 +19,13 @@ class SimulatedPool(PoolProcess):
     """A simulated pool in a process of its own; `with SimulatedPool("--vms", "2") as pool:` starts and ends it."""
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[Any]:
+    def session(self, url: str | None = None) -> Iterator[Any]:
         """Yield the official client's session, logged in; it is logged out and closed at the end.
 
-        A pool that is gone by then, or lost the session, is no error.
+        `url` names another host than the first, which may no longer be the master. A pool that is gone by then, or lost
+        the session, is no error.
         """
-        session = XenAPI.Session(self.url, ignore_ssl=self._tls)
+        session = XenAPI.Session(url or self.url, ignore_ssl=self._tls)
         try:
             session.login_with_password(self.user, self.password, "1.0", _ORIGINATOR)
             yield session

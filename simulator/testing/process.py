@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 #: How long the process may take to serve, and to end after SIGTERM.
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
+_ADDRESS = "127.0.0.1"
 _LOOK_EVERY_S = 0.01
 _PASSWORD = "simulated"  # noqa: S105 - of a pool that holds nothing
 _PORT_TAKEN = "Address already in use"
@@ -74,6 +75,8 @@ class PoolProcess:
         self._tls = tls or "--tls" in options
         self.port = port
         self.clock = Clock(self)
+        self._addresses = [_ADDRESS]
+        """Where hosts answered when we last heard: any of them takes a request to the control plane."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -126,7 +129,7 @@ class PoolProcess:
         return True
 
     def _command(self, port_file: Path) -> list[str]:
-        command = [sys.executable, "-P", "-m", "simulator.testing.child", "--listen", f"127.0.0.1:{self.port}"]
+        command = [sys.executable, "-P", "-m", "simulator.testing.child", "--listen", f"{_ADDRESS}:{self.port}"]
         command += ["--password-file", str(self.password_file), "--port-file", str(port_file)]
         command += ["--state-dir", str(self.state_dir), "--quiet-period", "0", "--bad-password-delay", "0"]
         command += ["--tls"] if self._tls else []
@@ -170,29 +173,30 @@ class PoolProcess:
 
     @property
     def url(self) -> str:
-        """The pool's address, as a client takes it."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        """The address of the first host, the master to begin with; `hosts` has those of all."""
+        return f"{'https' if self._tls else 'http'}://{_ADDRESS}:{self.port}"
 
     @property
     def certificate(self) -> Path:
         """The generated certificate (with TLS)."""
         return self.state_dir / "certificate.pem"
 
-    def connect(self, timeout_s: float = 60) -> http.client.HTTPConnection:
-        """Return a connection to the pool; the caller closes it."""
-        parts = urlsplit(self.url)
-        host = parts.hostname or ""
+    def connect(self, timeout_s: float = 60, address: str = _ADDRESS) -> http.client.HTTPConnection:
+        """Return a connection to the first host, or to another; the caller closes it."""
         if self._tls:
             context = ssl.create_default_context(cafile=str(self.certificate))
             context.check_hostname = False
-            return http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=context)
-        return http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
+            return http.client.HTTPSConnection(address, self.port, timeout=timeout_s, context=context)
+        return http.client.HTTPConnection(address, self.port, timeout=timeout_s)
 
     # -- control plane
 
     def control(self, method: str, path: str, body: object = None) -> Any:
-        """Send a request to /simulator/PATH and return the JSON answer. Raises ControlRefused."""
-        connection = self.connect()
+        """Send a request to /simulator/PATH of whichever host answers and return the JSON answer.
+
+        Raises ControlRefused.
+        """
+        connection = self._connect_to_any()
         try:
             payload = None if body is None else json.dumps(body)
             connection.request(method, f"/simulator/{path}", payload)
@@ -203,6 +207,20 @@ class PoolProcess:
         if response.status != http.HTTPStatus.OK:
             raise ControlRefused(f"{method} {path}: {response.status} {answer}")
         return answer
+
+    def _connect_to_any(self) -> http.client.HTTPConnection:
+        """Return an open connection to the first host that answers. Raises OSError when none does."""
+        refusal: OSError | None = None
+        for address in self._addresses:
+            connection = self.connect(address=address)
+            try:
+                connection.connect()
+            except OSError as error:
+                connection.close()
+                refusal = refusal or error
+            else:
+                return connection
+        raise refusal or ConnectionRefusedError
 
     def stats(self) -> dict[str, Any]:
         """Return the counts of calls and sessions: `{"calls": {name: count}, "total": n, "sessions": n}`."""
@@ -260,7 +278,7 @@ class PoolProcess:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                socket.create_connection((_ADDRESS, self.port), 1).close()
             except OSError:
                 if time.monotonic() > deadline:
                     raise
@@ -281,10 +299,13 @@ class PoolProcess:
     def hosts(self) -> dict[str, dict[str, Any]]:
         """Return by uuid where every host answers, and as what (simulator.control_hosts)."""
         answer: dict[str, dict[str, Any]] = self.control("GET", "hosts")
+        urls = [host["url"] for host in answer.values() if host["url"] is not None]
+        self._addresses = sorted({urlsplit(url).hostname or _ADDRESS for url in urls} | {_ADDRESS})
         return answer
 
     def host(self, host_uuid: str, action: str, **more: object) -> None:
         """Let a host `die`, `return`, `restart` or `become_master` (keys: simulator.control_hosts)."""
+        self.hosts()
         self.control("POST", f"hosts/{host_uuid}", {"action": action, **more})
 
     def storage(self, **wish: object) -> dict[str, Any]:

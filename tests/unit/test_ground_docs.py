@@ -21,7 +21,7 @@ PYTEST = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["t
 MARKERS = {marker.partition(":")[0] for marker in PYTEST["markers"]}
 
 #: Variables that are read beside the settings.
-OTHER_VARIABLES = {"VMOPS_CONFIG"}
+OTHER_VARIABLES = {"VMOPS_CONFIG", "VMOPS_DOM0_ROOT"}
 
 
 def text_of(page: Path) -> str:
