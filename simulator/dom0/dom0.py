@@ -73,13 +73,8 @@ class Dom0:
         place = self._console_log(domid)
         if place is None:
             return
-        with self._logging, contextlib.suppress(OSError), open(place, "ab", opener=_opened) as file:
+        with self._logging, contextlib.suppress(OSError, ValueError), open(place, "ab", opener=_opened) as file:
             file.write(text.encode("utf-8", "replace"))
-
-    def has_console_log(self, domid: int) -> bool:
-        """Tell whether a guest's console was logged."""
-        place = self._console_log(domid)
-        return place is not None and place.exists()
 
     def _console_log(self, domid: int) -> Path | None:
         """Return where XenStore says that a guest's console is logged (dom0-and-guest.md 10.4)."""

@@ -7,6 +7,7 @@ trees follow at the end of that step, and earlier for whoever asks (`domain_of`)
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _WATCHED = frozenset({"VM", "VBD", "VIF", "PBD", "host"})
 _KIB = 1024
+#: A client chooses the uuid of a repository that it introduces: any text.
+_FILE_NAME = re.compile(r"[0-9A-Za-z-]+")
 
 
 class Dom0s:
@@ -39,6 +42,8 @@ class Dom0s:
         self._dom0s: dict[str, Dom0] = {}
         self._domains: dict[str, tuple[str, Domain]] = {}
         """By VM: the host and the domain that is in its XenStore."""
+        self._early_prints: list[tuple[Dom0, int, str]] = []
+        """What guests print before there is a place for it."""
         self._called_at: dict[str, float] = {}
         self._is_open = False
         self._serve: Callable[[Connection], None] | None = None
@@ -57,13 +62,9 @@ class Dom0s:
                 self._open(self.of(host), host)
             for vm in db.rows("VM"):
                 self._follow(vm)
-                self._print_missed_boot(vm)
-
-    def _print_missed_boot(self, vm: Row) -> None:
-        """Begin the console's log of a VM that has been running since before there was a place for it."""
-        host_ref, domain = self._domains.get(vm.ref, ("", None))
-        if domain is not None and not self._dom0s[host_ref].has_console_log(domain.domid):
-            self.print_boot(vm)
+            for dom0, domid, text in self._early_prints:
+                dom0.log_console(domid, text)
+            self._early_prints.clear()
 
     def serve_toolstack(self, serve: Callable[[Connection], None]) -> None:
         """Let `serve` answer, on a socket in each private root, what plugins ask their host's toolstack."""
@@ -121,7 +122,8 @@ class Dom0s:
     def _mount(self, dom0: Dom0, host: Row) -> None:
         pbds = [pbd for pbd in self._db.linked(host, "PBDs", "PBD") if pbd["currently_attached"]]
         srs = [sr for pbd in pbds if (sr := self._db.find("SR", pbd["SR"])) is not None]
-        dom0.root.mount({sr["uuid"]: self._pool.sr_path(sr["uuid"]) for sr in srs})
+        uuids = [sr["uuid"] for sr in srs if _FILE_NAME.fullmatch(sr["uuid"])]
+        dom0.root.mount({one: self._pool.sr_path(one) for one in uuids})
 
     # -- following the records
 
@@ -182,7 +184,7 @@ class Dom0s:
             domid=vm["domid"],
             vm_uuid=vm["uuid"],
             name=vm["name_label"],
-            unique_id=str(uuid.uuid5(uuid.UUID(vm["uuid"]), str(vm["domid"]))),
+            unique_id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{vm['uuid']} {vm['domid']}")),
             vcpus=vm["VCPUs_at_startup"],
             memory=_memory(vm),
             data=tree.guest_data(vm["xenstore_data"]),
@@ -192,13 +194,13 @@ class Dom0s:
     def _devices(self, vm: Row) -> tuple[Device, ...]:
         found = []
         for vif in self._db.linked(vm, "VIFs", "VIF"):
-            if vif["currently_attached"]:
+            if vif["currently_attached"] and vif["device"].isdecimal():
                 network = self._db.find("network", vif["network"])
                 bridge = network["bridge"] if network is not None else ""
                 facts = (("mac", vif["MAC"]), ("handle", vif["device"]))
                 found.append(Device("vif", "vif", int(vif["device"]), facts, (*facts, ("bridge", bridge))))
         vbds = self._db.linked(vm, "VBDs", "VBD")
-        found += [self._disk(vbd) for vbd in vbds if vbd["currently_attached"] and vbd["userdevice"].isdigit()]
+        found += [self._disk(vbd) for vbd in vbds if vbd["currently_attached"] and vbd["userdevice"].isdecimal()]
         return tuple(found)
 
     def _disk(self, vbd: Row) -> Device:
@@ -235,10 +237,12 @@ class Dom0s:
             self._follow(vm)
             host_ref, domain = self._domains.get(vm.ref, ("", None))
             dom0 = self._dom0s.get(host_ref)
-        if dom0 is None or domain is None:
-            return False
-        if self._is_open:
-            dom0.log_console(domain.domid, text)
+            if dom0 is None or domain is None:
+                return False
+            if not self._is_open:
+                self._early_prints.append((dom0, domain.domid, text))
+                return True
+        dom0.log_console(domain.domid, text)
         return True
 
     def print_boot(self, vm: Row) -> None:

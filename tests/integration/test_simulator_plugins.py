@@ -683,3 +683,14 @@ def test_dom0_reaches_its_toolstack_on_a_unix_socket(pool: Pool) -> None:
         sock.sendall(head + body)
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_repository_that_is_named_like_a_path_is_not_shown_in_dom0(pool: Pool) -> None:
+    sr_ref = pool.client("SR.introduce", "../../escaped", "odd", "", "file", "user", False, {})
+    record = {"host": pool.host_ref, "SR": sr_ref, "device_config": {"location": "/x"}, "other_config": {}}
+    pbd_ref = pool.client("PBD.create", record)
+    pool.client("PBD.plug", pbd_ref)
+    assert "escaped" not in {found.name for found in pool.root.rglob("*")}
+    assert pool.call("echo") == "args were: {}"
+    pool.client("PBD.unplug", pbd_ref)
+    pool.client("SR.forget", sr_ref)
