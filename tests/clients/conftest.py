@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_INSTALL_S))
 
 
-def install(kind: str, sources: list[Path], build: Callable[[Path], None], *versions: str) -> Path:
+def install(kind: str, sources: list[Path], build: Callable[[Path], object], *versions: str) -> Path:
     """Return the folder of a client, made once for these sources and versions by whichever test process comes first."""
     digest = hashlib.sha256("\n".join(versions).encode())
     for source in sources:
@@ -138,10 +138,16 @@ class Ansible:
         return run(self.folder / "bin" / "ansible-playbook", HERE / book, "--extra-vars", extra, env=env)
 
 
-def _install_ansible(folder: Path) -> None:
+def install_python(folder: Path, requirements: Path) -> list[str | Path]:
+    """Make a virtual environment with these packages; return the beginning of a pip command there."""
     run(sys.executable, "-m", "venv", folder)
     pip: list[str | Path] = [folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "install", "-r", HERE / "requirements.txt")
+    run(*pip, "install", "-r", requirements)
+    return pip
+
+
+def _install_ansible(folder: Path) -> None:
+    pip = install_python(folder, HERE / "requirements-ansible.txt")
     with tempfile.TemporaryDirectory() as downloads:
         run(*pip, "download", "--no-deps", "--only-binary=:all:", "--dest", downloads, ANSIBLE)
         (wheel,) = Path(downloads).iterdir()
@@ -152,7 +158,7 @@ def _install_ansible(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def ansible() -> Ansible:
     """Ansible, of versions of its own."""
-    return Ansible(install("ansible", [HERE / "requirements.txt"], _install_ansible, ANSIBLE, sys.version))
+    return Ansible(install("ansible", [HERE / "requirements-ansible.txt"], _install_ansible, ANSIBLE, sys.version))
 
 
 # -- what the tests need
