@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 import textwrap
@@ -597,6 +596,18 @@ def test_a_halted_guest_prints_nothing(pool: Pool) -> None:
         pool.simulator.control("POST", f"guests/{made['uuid']}", {"console": "text"})
 
 
+def test_a_pool_whose_folder_has_a_long_name_runs_plugins(tmp_path: Path) -> None:
+    state_dir = tmp_path / ("long-" * 20)
+    name = "calling"
+    with SimulatorProcess("--plugins", str(tmp_path), state_dir=state_dir) as simulator, simulator.session() as client:
+        pool = Pool(simulator, client, tmp_path)
+        pool.write(name, STOCK)
+        pool.write("shell", SHELL)
+        assert pool.call(name, "whoami") == "tests"
+        assert pool.call("shell").startswith("Domain-0 ")
+        assert len(pool.dom0()["xenstore"]) < 100
+
+
 def test_the_state_of_a_pool_keeps_logs_and_domains(tmp_path: Path) -> None:
     with SimulatorProcess("--vms", "1", "--boot-time", "0.05", state_dir=tmp_path / "state") as simulator:
         with simulator.session() as client:
@@ -674,12 +685,12 @@ def test_a_vm_has_one_plugin_which_its_guest_does_not_know(pool: Pool, running: 
 
 
 def test_dom0_reaches_its_toolstack_on_a_unix_socket(pool: Pool) -> None:
-    path = os.path.realpath(pool.root / "var/lib/xcp/xapi")
+    path = (pool.root / "var/lib/xcp/xapi").readlink()
     body = xmlrpc.client.dumps((pool.client.ref,), "session.get_this_host").encode()
     head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(PATIENCE_S)
-        sock.connect(path)
+        sock.connect(str(path))
         sock.sendall(head + body)
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200 OK")
