@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 import XenAPI
 
-from tests.support.simulator import PASSWORD, SimulatorProcess
+from tests.support.simulator import SimulatorProcess
 
 GRAIN, SIZE = 64 << 10, 8 << 20
 
@@ -59,7 +59,7 @@ class Rig:
 def rig() -> Iterator[Rig]:
     with SimulatorProcess() as simulator:
         session = XenAPI.Session(simulator.url)
-        session.xenapi.login_with_password("root", PASSWORD, "1.0", "tests")
+        session.xenapi.login_with_password("root", simulator.password, "1.0", "tests")
         try:
             yield Rig(simulator, session)
         finally:

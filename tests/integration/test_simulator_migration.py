@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import XenAPI
 
-from tests.support.simulator import PASSWORD, SimulatorProcess, vm_record
+from tests.support.simulator import SimulatorProcess, vm_record
 
 NULL = "OpaqueRef:NULL"
 OPTIONS = ("--boot-time", "10ms", "--shutdown-time", "20ms", "--vm-disk-size", "8MiB", "--guest-writes", "50")
@@ -19,7 +19,7 @@ OPTIONS = ("--boot-time", "10ms", "--shutdown-time", "20ms", "--vm-disk-size", "
 @contextlib.contextmanager
 def logged_in(simulator: SimulatorProcess) -> Iterator[Any]:
     session = XenAPI.Session(simulator.url)
-    session.xenapi.login_with_password("root", PASSWORD, "1.0", "tests")
+    session.xenapi.login_with_password("root", simulator.password, "1.0", "tests")
     try:
         yield session.xenapi
     finally:

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import pytest
 import XenAPI
 
-from tests.support.simulator import PASSWORD, SimulatorProcess
+from tests.support.simulator import SimulatorProcess
 
 OPTIONS = ("--boot-time", "10ms", "--shutdown-time", "20ms", "--guest-writes", "0")
 DISK = 6 << 20
@@ -71,7 +71,7 @@ class Pool:
 def pool(seed: int) -> Iterator[Pool]:
     with SimulatorProcess(*OPTIONS, "--seed", str(seed)) as simulator:
         session = XenAPI.Session(simulator.url)
-        session.xenapi.login_with_password("root", PASSWORD, "1.0", "tests")
+        session.xenapi.login_with_password("root", simulator.password, "1.0", "tests")
         try:
             yield Pool(simulator, session)
         finally:
