@@ -22,7 +22,7 @@ from uuid import uuid4
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from worker.app import make_app
+from worker.app import close_app, make_app
 from worker.errors import OperationFailed, PermanentError, RequestError, UnknownOperation
 from worker.operations import results, secrets
 from worker.operations.journal import Journal, connect
@@ -131,6 +131,12 @@ class VMOps:
         if self.journal.enter(record, announced=True):
             self._send(record)
         return Handle(self.journal, record.id)
+
+    def close(self) -> None:
+        """Close the connections to broker, results and journal."""
+        if "app" in self.__dict__:
+            close_app(self.app)
+        self.journal.redis.close()
 
     def handle(self, operation_id: str) -> Handle:
         """Return the handle of an operation that was submitted before."""
