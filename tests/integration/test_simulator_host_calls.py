@@ -83,8 +83,8 @@ def test_a_disabled_host_is_rebooted_and_enabled_again(pool: list[Host], xen: Cl
     assert xen("host.get_current_operations", host_ref) == {}
     wait_for(lambda: pool[2].login_refusal() == ["HOST_IS_SLAVE", pool[0].address], "it answers")
     xen("host.disable", host_ref, False)
-    xen("host.reboot", host_ref)
-    wait_for(lambda: not pool[2].is_listening(), "it goes")
+    with pool[2].toolstack_ending():
+        xen("host.reboot", host_ref)
     pool[0].wait_until(pool[2], "up")
     assert xen("host.get_enabled", host_ref) is False
 
@@ -107,9 +107,9 @@ def test_the_master_reboots_and_the_pool_comes_back_with_it(pool: list[Host]) ->
     with pool[0].client() as xen:
         master_ref, vm_ref = ref_of(xen, pool[0]), running_vm(xen, pool[1], name_description="kept")
         xen("host.disable", master_ref)
-        xen("host.reboot", master_ref)
-        wait_for(lambda: not pool[0].is_listening(), "the master goes")
-        assert pool[1].login_refusal() == ["HOST_IS_SLAVE", pool[0].address]
+        with pool[0].toolstack_ending():
+            xen("host.reboot", master_ref)
+            assert pool[1].login_refusal() == ["HOST_IS_SLAVE", pool[0].address]
     wait_for(lambda: pool[0].login_refusal() == [], "the master is back")
     with pool[0].client() as xen:
         assert xen("VM.get_power_state", vm_ref) == "Running"
@@ -119,8 +119,8 @@ def test_the_master_reboots_and_the_pool_comes_back_with_it(pool: list[Host]) ->
 
 def test_toolstacks_restart_one_by_one(pool: list[Host], xen: Client) -> None:
     vm_ref = running_vm(xen, pool[1])
-    xen("host.restart_agent", ref_of(xen, pool[1]))
-    wait_for(lambda: not pool[1].is_listening(), "it goes")
+    with pool[1].toolstack_ending():
+        xen("host.restart_agent", ref_of(xen, pool[1]))
     pool[0].wait_until(pool[1], "up")
     assert xen("VM.get_power_state", vm_ref) == "Running"
     old = xen.ref

@@ -376,9 +376,8 @@ def test_a_dead_master_that_returns_alone_is_the_master_again(three: list[Host])
 def test_a_promoted_member_finds_a_living_master_and_stays_a_member(three: list[Host]) -> None:
     master, first, _second = three
     with master.client() as xen:
-        with first.local() as local:
+        with first.toolstack_ending(), first.local() as local:
             local("pool.emergency_transition_to_master")
-        wait_for(lambda: not first.is_listening(), "the toolstack goes")
         wait_for(lambda: first.login_refusal() == ["HOST_IS_SLAVE", master.address], "it is back")
         assert xen("host.get_all")
 

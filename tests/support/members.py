@@ -98,6 +98,17 @@ class Host:
                 return False
         return True
 
+    @contextlib.contextmanager
+    def toolstack_ending(self) -> Iterator[None]:
+        """Wait at the end of the block until the toolstack has ended that ran at its beginning; it may be back then."""
+        with self.anonymous() as client:
+            ref = client.raw("session.slave_local_login_with_password", "root", self.password)
+        yield
+        wait_for(
+            lambda: self.refusal("host.is_in_emergency_mode", ref) == ["SESSION_INVALID", ref],
+            f"{self.name} forgot its local sessions",
+        )
+
     def control(self, method: str, path: str, body: object = None) -> Any:
         """Ask the control plane at this host."""
         with contextlib.closing(self.connect()) as connection:
