@@ -81,8 +81,8 @@ def make_app(settings: Settings | None = None, *, is_current: bool = False) -> C
 
 def close_app(app: Celery) -> None:
     """Close an application's connections to broker and results, which `Celery.close` only forgets."""
-    app.amqp.producer_pool.force_close_all()
-    app.pool.force_close_all()
+    app.amqp.producer_pool.force_close_all(close_pool=False)
+    app.pool.force_close_all(close_pool=False)
     if isinstance(app.backend, RedisBackend):
         app.backend.result_consumer.stop()
         app.backend.client.close()
