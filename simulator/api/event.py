@@ -12,8 +12,8 @@ from simulator.core.failures import Failure, handle_invalid
 from simulator.model.schema import CLASSES
 from simulator.model.types import Type
 
-#: What event.next waits at most before it looks whether its session still exists.
-_LOOK_S = 3600.0
+#: Who registered for pools with event.next hears of theirs so often, whether it changed or not (xapi.md 12.1).
+HEARTBEAT_S = 30.0
 
 
 class _EventList(Type):
@@ -81,12 +81,18 @@ def event_unregister(ctx: Context, classes: list[str]) -> None:
 
 @call("event.next", returns=_EventList(), has_async=False)
 def event_next(ctx: Context) -> list[Event]:
-    """Wait for at least one event. Raises SESSION_NOT_REGISTERED."""
+    """Wait for at least one event. Raises SESSION_NOT_REGISTERED, EVENTS_LOST for one that came too late."""
     session = _session(ctx)
-    wants, token = ctx.pool.registrations.get(session.ref)
     while True:
-        batch = ctx.pool.hub.wait_from(wants, token, _LOOK_S, lambda: _assert_alive(ctx, session))
+        wants, token = ctx.pool.registrations.get(session.ref)
+        if ctx.pool.hub.has_lost(wants, token):
+            ctx.pool.registrations.advance(session.ref, ctx.pool.hub.token())
+            raise Failure("EVENTS_LOST")
+        batch = ctx.pool.hub.wait_from(wants, token, HEARTBEAT_S, lambda: _assert_alive(ctx, session))
         ctx.pool.registrations.advance(session.ref, batch["token"])
+        if not batch["events"] and "pool" in wants.classes:
+            pool = ctx.pool.pool_row
+            batch["events"] = [Event(0, "pool", "mod", pool.ref, pool)]
         if batch["events"]:
             with ctx.db:
                 return ctx.pool.registrations.numbered(batch["events"], f"{ctx.pool.clock.now():.0f}.")

@@ -82,6 +82,8 @@ class Table:
         """Refs in order of their last change."""
         self.deleted: list[tuple[int, int, str]] = []
         """(generation of creation, of deletion, ref)."""
+        self.forgotten = 0
+        """The generation up to which deletions are not remembered."""
 
     def changed_since(self, generation: int) -> Iterator[Row]:
         """Yield the rows changed after a generation, newest first."""
@@ -176,8 +178,10 @@ class Database:
 
     def put(self, row: Row, **fields: Any) -> None:
         """Write fields. An object that is gone meanwhile is left alone."""
-        if row.ref not in self.tables[row.cls].rows:
+        found = self.find(row.cls, row.ref)
+        if found is None:
             return
+        row = found  # after a roll-back the same object may be another row
         self._remember(row)
         for field, value in fields.items():
             inverse = row.spec.inverse.get(field)
@@ -198,14 +202,17 @@ class Database:
     def delete(self, row: Row) -> None:
         """Remove an object and its marks in other objects' sets."""
         table = self.tables[row.cls]
-        if table.rows.pop(row.ref, None) is None:
+        found = table.rows.pop(row.ref, None)
+        if found is None:
             return
+        row = found
         self._remember(row)
         table.by_uuid.pop(row.values["uuid"], None)
         del table.recent[row.ref]
         self.generation += 1
         table.deleted.append((row.created, self.generation, row.ref))
         if len(table.deleted) > DELETED_LIMIT:
+            table.forgotten = table.deleted[-DELETED_KEPT - 1][1]
             del table.deleted[:-DELETED_KEPT]
         self._note(row, ("del", row.cls, row.ref, {}))
         for field, inverse in row.spec.inverse.items():
@@ -302,9 +309,12 @@ class Database:
         changed, self._before_flush = self._before_flush, {}
         for (cls, ref), values in changed.items():
             row = self.find(cls, ref)
-            if row is not None:
+            if row is not None and values is not None:
+                row.values = values  # whoever holds the row goes on with what is true now
+                self._mark(row)
+            elif row is not None:
                 self._drop(row)
-            if values is not None:
+            elif values is not None:
                 self._restore(cls, ref, values)
             self._touched.add((cls, ref))
         self._before_flush.clear()

@@ -216,6 +216,11 @@ class EventHub:
                 if waiter.woken.wait(left):
                     time.sleep(BATCHING_S)
 
+    def has_lost(self, wants: Subscription, token: str) -> bool:
+        """Tell whether deletions after a token are forgotten: whoever holds it cannot learn them any more."""
+        since = _generations_of(token)[0]
+        return any(self._db.tables[cls].forgotten > since for cls in wants.classes)
+
     def _answer(self, events: list[Event], wants: Subscription) -> dict[str, Any]:
         counts = dict.fromkeys(_EMPTY_CLASSES, 0)
         counts |= {name.lower(): len(table.rows) for name, table in self._db.tables.items()}

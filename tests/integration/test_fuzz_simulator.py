@@ -20,10 +20,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tests.support.model_pool import profile
+from tests.support.model_pool import PATIENCE_S, profile
 from tests.support.simulator import Client, SimulatorProcess
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(PATIENCE_S)]
 #: A server that takes longer to answer, or to close, is one that hangs.
 _PATIENCE_S = 40
 #: Calls that wait, or that take the pool away from the other client.

@@ -24,7 +24,7 @@ import pytest
 from tests.support.model_transcripts import NULL, Exchange, Replay, exchanges, leaves
 from tests.support.simulator import Client, SimulatorProcess
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 _PLUGIN = """\
     import sys, time
