@@ -75,4 +75,4 @@ def total(curves: list[Vector]) -> Vector:
 
 def dot(weights: Vector, vector: list[float]) -> float:
     """Return the sum of products; whichever is longer has its end left out."""
-    return sum(map(mul, weights, vector))
+    return float(sum(map(mul, weights, vector)))

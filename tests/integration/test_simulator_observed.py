@@ -191,6 +191,7 @@ def test_the_life_is_the_observed_one_and_no_observed_error_is_left_out() -> Non
         else:
             expected = [re.sub(r"<(?!uuid|number)\w+>", "<ref>", one) for one in outcome]
             expected = [_REF.sub("<ref>", one) for one in expected]
+            assert isinstance(seen, list), name
             assert [_REF.sub("<ref>", one) for one in plain(seen)] == expected, name
     left_out = {name for name, seen in observed.items() if seen != "OK" and name not in ours}
     assert {name for name in left_out if not any(re.match(part, name) for part in ELSEWHERE)} == set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import struct
 import threading
@@ -322,7 +321,6 @@ def test_exported_node_is_kept_until_its_stream_is_closed_or_dropped(repo: VhdRe
     assert collect_all(repo) == []
     next(second)
     del second
-    gc.collect()
     assert repo.has_work()
     assert collect_all(repo) == ["garbage", "leaf"]
     assert raw(repo, "disk")[:MIB] == pattern(1, MIB)
