@@ -119,6 +119,10 @@ class Server:
         except xmlrpc.MalformedRequest as error:
             connection.send(internal_error_page(str(error).replace('"', "&quot;")))
             return False
+        except Failure as failure:
+            body = xmlrpc.failure(failure.details)
+            connection.send(rpc_head(len(body), "text/xml", keep=request.keeps_alive, old=request.is_old) + body)
+            return request.keeps_alive
         kept = {
             f"http:{key[len(_TASK_HEADER) :]}": value
             for key, value in request.headers.items()

@@ -27,8 +27,8 @@ def host_call_plugin(ctx: Context, host: Row, plugin: str, function: str, argume
 def vm_call_plugin(ctx: Context, vm: Row, plugin: str, function: str, arguments: dict[str, str]) -> str:
     """Refuse to run a script in the guest: no simulated guest has what that needs.
 
-    Raises XENAPI_MISSING_PLUGIN, UNKNOWN_XENAPI_PLUGIN_FUNCTION, VM_BAD_POWER_STATE, VM_CALL_PLUGIN_RATE_LIMIT,
-    VM_LACKS_FEATURE.
+    Raises XENAPI_MISSING_PLUGIN, XENAPI_PLUGIN_FAILURE for an unknown function (observed/vm-operation-matrix.json),
+    VM_BAD_POWER_STATE, VM_CALL_PLUGIN_RATE_LIMIT, VM_LACKS_FEATURE.
     """
     del arguments
     with ctx.db as db:
@@ -36,6 +36,7 @@ def vm_call_plugin(ctx: Context, vm: Row, plugin: str, function: str, arguments:
         if plugin != _VM_PLUGIN:
             raise Failure("XENAPI_MISSING_PLUGIN", plugin)
         if function != _VM_FUNCTION:
-            raise Failure("UNKNOWN_XENAPI_PLUGIN_FUNCTION", function)
+            text = f'The requested fn "{function}" could not be found in plugin "{plugin}".'
+            raise Failure("XENAPI_PLUGIN_FAILURE", "failed to find fn", text, text)
         ctx.pool.dom0s.count_call(vm, VM_INTERVAL_S)
         raise Failure("VM_LACKS_FEATURE", vm.ref)

@@ -9,7 +9,11 @@ from __future__ import annotations
 from typing import Any
 from xml.parsers import expat
 
+from simulator.core.failures import Failure
 from simulator.model.types import Type, escape
+
+#: What stands for bytes that are no text.
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 _HEAD = '<?xml version="1.0"?><methodResponse><params><param>'
 _TAIL = "</param></params></methodResponse>"
@@ -128,7 +132,19 @@ def _parser_error(body: bytes, error: expat.ExpatError) -> str:
 
 
 def parse_call(body: bytes) -> tuple[str, list[Any]]:
-    """Return method and parameters of a call. Raises MalformedRequest."""
+    """Return method and parameters of a call. Raises MalformedRequest, and INVALID_VALUE for text that is not UTF-8."""
+    try:
+        return _parse(body)
+    except MalformedRequest:
+        text = body.decode("utf-8", "replace")
+        if _REPLACED not in text or _REPLACED.encode() in body:
+            raise
+        _method, params = _parse(text.encode())
+        broken = next((one for one in params if isinstance(one, str) and _REPLACED in one), "")
+        raise Failure("INVALID_VALUE", "Invalid UTF-8 string in parameter", broken) from None
+
+
+def _parse(body: bytes) -> tuple[str, list[Any]]:
     reader = _Reader()
     parser = expat.ParserCreate(encoding="utf-8" if not body.startswith(b"<?xml") else None)
     parser.buffer_text = True

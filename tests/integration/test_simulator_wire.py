@@ -11,6 +11,7 @@ import re
 import socket
 import xmlrpc.client
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -388,3 +389,13 @@ def test_an_answer_is_the_transcripts_byte_for_byte(
     given = tuple(xen.ref if one == "<S>" else one for one in params)
     _, body = exchange(simulator, post(xmlrpc.client.dumps(given, method).encode()))
     assert body == _responses(name)[0]
+
+
+def test_text_that_is_not_utf_8_is_refused_by_its_code() -> None:
+    body = b"<methodCall><methodName>VM.get_by_name_label</methodName><params><param><value>r</value></param><param>"
+    body += b"<value><string>caf\xe9</string></value></param></params></methodCall>"
+    with SimulatorProcess() as simulator, closing(http.client.HTTPConnection("127.0.0.1", simulator.port)) as wire:
+        wire.request("POST", "/RPC2", body, {"Content-Type": "text/xml"})
+        answer = wire.getresponse()
+        assert answer.status == 200
+        assert b"<value>INVALID_VALUE</value><value>Invalid UTF-8 string in parameter</value>" in answer.read()
