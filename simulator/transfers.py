@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 _FORMATS = {"raw": "application/octet-stream", "vhd": "application/vhd"}
 #: A stream looks this often whether its task was cancelled (xapi.md 11.2).
 CANCEL_LOOK_S = 10.0
+#: How long an import waits for another one into the same disk that has received nothing yet.
+PROBE_S = 5.0
+_LOOK_S = 0.01
 _PROGRESS_STEP = 0.01
 _SMALLEST_SLICE = 512
 
@@ -273,10 +276,8 @@ class Transfers:
         length = request.length or 0
         try:
             transfer.row = self._target(ctx, request, length)
-            # An empty body is Xen Orchestra's probe for a redirection (xapi.md 10.3). The real one follows at once: a
-            # real dom0 would still be plugging the disk then, so the probe must not be what keeps it in use.
-            attached = self.attached(ctx, transfer.row, "RW") if length else contextlib.nullcontext()
-            with self.registered(transfer), attached:
+            self._let_probes_end(transfer.row)
+            with self.registered(transfer), self.attached(ctx, transfer.row, "RW"):
                 connection.send(_import_head(task))
                 self._receive(ctx, transfer, form, Body(connection, length, transfer, self._pool), length)
         except Cut:
@@ -291,6 +292,20 @@ class Transfers:
                 raise Refused(failure_page(failure)) from None
         else:
             self._end(transfer, None, f"<value>{transfer.row.ref}</value>")
+
+    def _let_probes_end(self, vdi: Row) -> None:
+        """Wait a moment for imports into a disk that have received nothing yet.
+
+        Xen Orchestra probes for a redirection with the same PUT without a body, and sends the real one at once (xapi.md
+        10.3). A real dom0 takes longer to plug a disk than that, and plugs one after the other.
+        """
+        deadline = time.monotonic() + PROBE_S
+        while time.monotonic() < deadline:
+            with self._lock:
+                probes = [one for one in self._by_id.values() if one.kind == "import" and one.row is vdi]
+                if all(one.moved for one in probes):
+                    return
+            time.sleep(_LOOK_S)
 
     def _assert_seen(self, request: Request, connection: Connection, sr_ref: str) -> None:
         """Raise Refused(302) when the repository is plugged, but not at the host that was asked (xapi.md 10.1)."""
