@@ -36,7 +36,9 @@ class UnixListener:
         """Where to connect."""
 
     def open(self) -> None:
-        """Listen."""
+        """Listen, if it does not already."""
+        if self._sock is not None:
+            return
         for place in (self._path, self.address):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.unlink(missing_ok=True)

@@ -33,6 +33,26 @@ from simulator.settings import SimulatorSettings
 
 MIB = 1 << 20
 IS_LONG = os.environ.get("VMOPS_HYPOTHESIS_PROFILE") == "long"
+#: Calls that end or restart toolstacks, in a thread of their own and when they please.
+RESTARTING = frozenset(
+    {
+        "host.restart_agent",
+        "host.shutdown_agent",
+        "host.shutdown",
+        "host.reboot",
+        "host.power_on",
+        "host.emergency_reset_server_certificate",
+        "host.management_disable",
+        "host.management_reconfigure",
+        "host.local_management_reconfigure",
+        "pool.management_reconfigure",
+        "pool.designate_new_master",
+        "pool.emergency_transition_to_master",
+        "pool.emergency_reset_master",
+        "pool.recover_slaves",
+        "pool.eject",
+    }
+)
 #: What XAPI itself has no better code for.
 _XAPIS_OWN = re.compile(r"missing field|Not_found|Rrd\.Invalid_data_source|Xapi_pool\.Cannot_eject_master|Internal API")
 _NOTHING = frozenset({"", NULL})

@@ -16,7 +16,7 @@ from simulator.api.registry import METHODS, Constructor, Method, Row_
 from simulator.build import Builder
 from simulator.model.schema import CLASSES
 from simulator.model.types import NULL, Bool, Enum, Float, Int, MapOf, OptionOf, Ref, SetOf, Time, Type
-from tests.support.model_pool import MIB, PATIENCE_S, PoolInside, check_references, check_relations, profile
+from tests.support.model_pool import MIB, PATIENCE_S, RESTARTING, PoolInside, check_references, check_relations, profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(PATIENCE_S)]
 #: Calls that wait for something from outside, run programs, or end the session.
@@ -39,23 +39,7 @@ _SPARED = frozenset(
         "system.listMethods",
     }
 )
-#: Calls that restart toolstacks, in a thread of their own and when they please.
-_RESTARTING = frozenset(
-    {
-        "host.restart_agent",
-        "host.shutdown_agent",
-        "host.shutdown",
-        "host.reboot",
-        "host.power_on",
-        "host.emergency_reset_server_certificate",
-        "pool.designate_new_master",
-        "pool.emergency_transition_to_master",
-        "pool.emergency_reset_master",
-        "pool.recover_slaves",
-        "pool.eject",
-    }
-)
-NAMES = sorted(METHODS.keys() - _SPARED - _RESTARTING)
+NAMES = sorted(METHODS.keys() - _SPARED - RESTARTING)
 #: Those that change things get half of the turns; getters are many.
 CHANGES = [name for name in NAMES if not name.partition(".")[2].startswith("get_")]
 _TEXTS = ("", "a", "true", "0", "7", "4096", "192.0.2.1", "é<&>", 'field "uuid" = ""', "ext", "autodetect", "xenbr0")
