@@ -131,11 +131,12 @@ class Ansible:
         env = {
             "ANSIBLE_COLLECTIONS_PATH": str(self.folder),
             "ANSIBLE_HOME": str(home),
-            "ANSIBLE_INVENTORY": "localhost,",
             "ANSIBLE_NOCOLOR": "1",
         }
         extra = json.dumps({"ansible_connection": "local", **login, **python, **variables})
-        return run(self.folder / "bin" / "ansible-playbook", HERE / book, "--extra-vars", extra, env=env)
+        command = (self.folder / "bin" / "ansible-playbook", "--inventory", "localhost,", "--extra-vars", extra)
+        # Ansible looks for more in the folder where it is started, and executes what it takes for an inventory.
+        return run(*command, HERE / book, cwd=home, env=env)
 
 
 def install_python(folder: Path, requirements: Path) -> list[str | Path]:
