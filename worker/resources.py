@@ -19,8 +19,7 @@ from nacl.secret import SecretBox
 from redis import Redis
 
 from worker.images.store import ImageStore, open_store
-from worker.operations.op import Op
-from worker.operations.runtime import current, provide
+from worker.operations.runtime import Holder, current, provide
 from worker.settings import PoolSettings, Settings, get_settings
 from worker.xenapi.session import Session, SessionPool
 
@@ -100,16 +99,16 @@ def session_of(pool: str, guard: Any = None) -> Session:
     return sessions.session(guard) if guard else sessions.session()
 
 
-def _pool(op: Op) -> Session:
+def _pool(op: Holder) -> Session:
     return session_of(op.pool_name, op.guard)
 
 
-def _images(op: Op) -> ImageStore:
+def _images(op: Holder) -> ImageStore:
     token = op.secret("image_token")
     return _image_store(os.getpid()) if token is None else open_store(get_settings(), token)
 
 
-def _settings(_op: Op) -> Settings:
+def _settings(_op: Holder) -> Settings:
     return get_settings()
 
 

@@ -73,6 +73,12 @@ def _catalogue(entries: Sequence[Entry]) -> Iterator[str]:
     for entry in entries:
         if entry.kind == "operation":
             yield from _operation(entry, by_name)
+    queries = [entry for entry in entries if entry.kind == "query"]
+    if queries:
+        yield from ("", "## Queries")
+    for entry in queries:
+        yield from _head(entry)
+        yield from _table("field", catalogue.fields_of(entry.request))
     yield ""
     yield "## What beat runs"
     yield ""
@@ -84,11 +90,15 @@ def _catalogue(entries: Sequence[Entry]) -> Iterator[str]:
             yield f"| `{entry.task}` | {entry.summary} | {arguments} |"
 
 
-def _operation(entry: Entry, by_name: dict[str, Entry]) -> Iterator[str]:
-    undos = [one for one in by_name.values() if one.kind == "undo" and one.task.startswith(f"{entry.task}.")]
+def _head(entry: Entry) -> Iterator[str]:
     yield from ("", f"### `{entry.task}`", "", f"{entry.summary[0].upper()}{entry.summary[1:]}", "")
     yield f"    {catalogue.command_line(entry)}"
     yield from ("", f"Keyword arguments of the task: `{json.dumps(dict(entry.example))}`", "")
+
+
+def _operation(entry: Entry, by_name: dict[str, Entry]) -> Iterator[str]:
+    undos = [one for one in by_name.values() if one.kind == "undo" and one.task.startswith(f"{entry.task}.")]
+    yield from _head(entry)
     yield from _table("field", catalogue.fields_of(entry.request))
     yield from ("", "| step | what it does |", "|---|---|")
     for name in entry.steps:

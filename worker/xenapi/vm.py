@@ -11,7 +11,8 @@ from worker.xenapi.session import Session
 
 #: `other_config` keys that hold the OpenStack uuid: ours, and Nova's on VMs it made.
 INSTANCE_KEYS = ("vmops.instance", "nova_uuid")
-_ROLE_KEY = "vmops.role"
+#: `other_config` key that says what a VM or disk of ours is for.
+ROLE_KEY = "vmops.role"
 _NAMED_IN_MESSAGE = 5
 
 
@@ -68,7 +69,7 @@ def _is_instance(vm_rec: dict[str, Any], uuid: str) -> bool:
     other_config: dict[str, str] = vm_rec["other_config"]
     if all(other_config.get(key, "").lower() != uuid.lower() for key in INSTANCE_KEYS):
         return False
-    is_rescue_vm = other_config.get(_ROLE_KEY) == "rescue" or str(vm_rec["name_label"]).endswith("-rescue")
+    is_rescue_vm = other_config.get(ROLE_KEY) == "rescue" or str(vm_rec["name_label"]).endswith("-rescue")
     return not is_rescue_vm
 
 
