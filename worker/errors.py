@@ -4,6 +4,8 @@
     |- RequestError               the caller must change something; nothing was touched
     |  |- InstanceNotFound, InstanceAmbiguous, DiskNotFound, UnknownPool, UnknownOperation
     |  |- OperationNotFound, OperationConflict, NotCancellable, SecretInClear
+    |  |- InstanceExists, StorageRepositoryNotFound, NetworkNotFound, NoValidHost, ImageTooLarge
+    |  |- InsufficientFreeMemory
     |- PermanentError             trying again cannot help
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
@@ -69,6 +71,30 @@ class NotCancellable(RequestError):
 
 class SecretInClear(RequestError):
     """A secret field came unsealed and the settings do not allow that."""
+
+
+class InstanceExists(RequestError):
+    """A VM bears the name of the one that is to be made."""
+
+
+class StorageRepositoryNotFound(RequestError):
+    """The pool has no such storage repository, or no default one."""
+
+
+class NetworkNotFound(RequestError):
+    """The pool has no such network, or several."""
+
+
+class NoValidHost(RequestError):
+    """No host of the pool can run the VM."""
+
+
+class ImageTooLarge(RequestError):
+    """The image does not fit into the flavor."""
+
+
+class InsufficientFreeMemory(RequestError):
+    """No host has the memory for the VM now."""
 
 
 class PermanentError(VmopsError):

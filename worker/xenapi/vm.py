@@ -31,17 +31,7 @@ def find(session: Session, *, vm_uuid: str | None = None, uuid: str | None = Non
     is found by its own name or uuid only, since Nova gives it its instance's uuid. One call, whatever the number of
     VMs. Raises InstanceNotFound, InstanceAmbiguous.
     """
-    if vm_uuid is None and uuid is None and name is None:
-        raise ValueError("say which VM: vm_uuid, uuid or name")
-    records: dict[str, dict[str, Any]] = session.call("VM.get_all_records_where", _condition(vm_uuid, name))
-    found = [
-        Found(ref, rec)
-        for ref, rec in records.items()
-        if not (rec["is_a_snapshot"] or rec["is_a_template"] or rec["is_control_domain"])
-        and (vm_uuid is None or rec["uuid"] == vm_uuid.lower())
-        and (name is None or rec["name_label"] == name)
-        and (uuid is None or _is_instance(rec, uuid))
-    ]
+    found = matching(session, vm_uuid=vm_uuid, uuid=uuid, name=name)
     wanted = _description(vm_uuid, uuid, name)
     if not found:
         raise InstanceNotFound(
@@ -54,6 +44,23 @@ def find(session: Session, *, vm_uuid: str | None = None, uuid: str | None = Non
             f"Pool {session.pool_name!r} has {len(found)} VMs with {wanted}: {shown}. Say which one with vm_uuid.",
         )
     return found[0]
+
+
+def matching(
+    session: Session, *, vm_uuid: str | None = None, uuid: str | None = None, name: str | None = None
+) -> list[Found]:
+    """Return the VMs that have all the given marks; rules as in `find`. One call."""
+    if vm_uuid is None and uuid is None and name is None:
+        raise ValueError("say which VM: vm_uuid, uuid or name")
+    records: dict[str, dict[str, Any]] = session.call("VM.get_all_records_where", _condition(vm_uuid, name))
+    return [
+        Found(ref, rec)
+        for ref, rec in records.items()
+        if not (rec["is_a_snapshot"] or rec["is_a_template"] or rec["is_control_domain"])
+        and (vm_uuid is None or rec["uuid"] == vm_uuid.lower())
+        and (name is None or rec["name_label"] == name)
+        and (uuid is None or _is_instance(rec, uuid))
+    ]
 
 
 def _condition(vm_uuid: str | None, name: str | None) -> str:
