@@ -5,12 +5,12 @@
     |  |- InstanceNotFound, InstanceAmbiguous, DiskNotFound, UnknownPool, UnknownOperation
     |  |- OperationNotFound, OperationConflict, NotCancellable, SecretInClear
     |  |- InstanceExists, StorageRepositoryNotFound, NetworkNotFound, NoValidHost, ImageTooLarge
-    |  |- InsufficientFreeMemory
+    |  |- InsufficientFreeMemory, InstanceLocked, WrongPowerState
     |- PermanentError             trying again cannot help
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
-    |  |- AttemptsExhausted, DeadlineExceeded
+    |  |- AttemptsExhausted, DeadlineExceeded, GuestUnable
     |- TransientError             the same call may succeed a little later
     |  |- PoolUnreachable, ImageStoreUnreachable, TruncatedStream, ImageNotReady
     |- UnknownResult              the call may or may not have taken effect: look before anything else
@@ -97,6 +97,14 @@ class InsufficientFreeMemory(RequestError):
     """No host has the memory for the VM now."""
 
 
+class InstanceLocked(RequestError):
+    """The VM's record forbids the operation: the instance is in rescue or suspended, or somebody protects it."""
+
+
+class WrongPowerState(RequestError):
+    """The VM is not in a power state from which the operation starts."""
+
+
 class PermanentError(VmopsError):
     """Trying again cannot help: the operation fails and is undone."""
 
@@ -170,6 +178,10 @@ class AttemptsExhausted(PermanentError):
 
 class DeadlineExceeded(PermanentError):
     """A step was retried or waited until its deadline."""
+
+
+class GuestUnable(PermanentError):
+    """The guest did not do what it was asked to: it lacks PV drivers, refused, or did not react in time."""
 
 
 class TransientError(VmopsError):

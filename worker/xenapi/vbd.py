@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,15 @@ def disks_of(session: Session, vm_ref: str) -> list[Disk]:
         if rec["VM"] == vm_ref and rec["type"] == "Disk" and not rec["empty"]
     ]
     return sorted(disks, key=_position)
+
+
+def of_vms(session: Session, vm_refs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return every VBD of these VMs, CD drives and empty ones too: ref -> record. One call, none for no VMs."""
+    if not vm_refs:
+        return {}
+    condition = query.either(*(query.equal("VM", vm_ref) for vm_ref in vm_refs))
+    records: dict[str, dict[str, Any]] = session.call("VBD.get_all_records_where", condition)
+    return records
 
 
 def _position(disk: Disk) -> tuple[int, str]:
