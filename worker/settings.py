@@ -139,6 +139,10 @@ class Settings(BaseSettings):
         default=300, description="Full look at a coalescing chain, beside the watcher's events."
     )
 
+    soft_timeout_s: Seconds = Field(
+        default=300, description="Time that a soft reboot gives the guest; XAPI itself gives up after 1200."
+    )
+
     visibility_timeout_s: Seconds = Field(
         default=60, description="Redis transport: redelivery of a dead worker's messages."
     )

@@ -9,6 +9,11 @@ from typing import Any
 from worker.xenapi.session import Session
 
 
+def by_uuid(session: Session, host_uuid: str) -> str:
+    """Return the host's ref. Raises UUID_INVALID."""
+    return str(session.call("host.get_by_uuid", host_uuid))
+
+
 def free_memory(session: Session, host_ref: str) -> int:
     """Return the bytes that VMs could still take on a host."""
     return int(session.call("host.compute_free_memory", host_ref))
