@@ -19,7 +19,7 @@ from worker.settings import Settings, get_settings
 logger = get_logger(__name__)
 
 #: The modules that declare tasks.
-MODULES = ("worker.resources", "tasks.snapshot", "tasks.power", "tasks.reboot", "tasks.destroy", "tasks.pollers")
+MODULES = ("worker.resources", "tasks.snapshot", "tasks.spawn", "tasks.power", "tasks.reboot", "tasks.destroy", "tasks.pollers")
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -28,6 +28,16 @@ class Members:
         """Push the disks of a VM, as they are now, into images."""
         return self.submit("snapshot", {"instance": instance, **fields}, operation_id=operation_id)
 
+    # -- spawn
+
+    def spawn(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Make a VM of an image and start it: `instance` (uuid, name), `image_id`, `flavor`, `networks` ..."""
+        return self.submit("spawn", fields, operation_id=operation_id)
+
+    def spawn_rescue(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Make the rescue VM of an instance and start it; fields as for `spawn`."""
+        return self.submit("spawn_rescue", fields, operation_id=operation_id)
+
     # -- power
 
     def power_on(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:

@@ -103,6 +103,10 @@ class Settings(BaseSettings):
         default=7200, description="An image `saving` longer than this, not by us, is wedged."
     )
 
+    image_fetch_deadline_s: Seconds = Field(
+        default=3 * 3600, description="Longest wait for an image that another operation fetches into the same storage."
+    )
+
     secret_key_file: Path | None = Field(
         default=None, description="Private key (64 hex digits) that opens sealed secrets."
     )

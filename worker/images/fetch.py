@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal, Protocol
 
-from worker.errors import ImageFormatRefused, ImageNotReady, TruncatedStream
+from worker.errors import ImageConflict, ImageFormatRefused, ImageNotReady, TruncatedStream
 from worker.images import vhd
 from worker.images.bundle import BundleReader
 from worker.images.image import BUFFER_BYTES, Image, ImageState, Stream
@@ -69,7 +69,10 @@ class Download:
     """An image on its way out of the store: what disk it makes, and its bytes."""
 
     def __init__(self, hashed: _Hashed, bundle: BundleReader | None, image: Image, length: int) -> None:
-        """The disk's `length` bytes are in the `bundle`, or what the store sends. Raises as `opened`."""
+        """Read the head of the disk, whose `length` bytes are in the `bundle` or what the store sends.
+
+        Raises as `opened`.
+        """
         source = bundle or hashed
         self._source = source
         self._hashed = hashed
@@ -88,9 +91,13 @@ class Download:
                     "whole disk that XAPI takes."
                 )
             self.virtual_size = footer.virtual_size
+            if footer.virtual_size == 0:
+                raise ImageFormatRefused(f"Image {image.id} holds a VHD of no size.")
         else:
             self.virtual_size = -(-length // _SECTOR) * _SECTOR
         """Bytes of the disk."""
+        if length < len(self._head) or length == 0:
+            raise TruncatedStream(f"Image {image.id} has only {length} bytes: that is no disk.")
 
     def pour(self, target: Target, watch: Watch) -> None:
         """Move all bytes and prove that they arrived whole. Raises TruncatedStream and what target and watch raise."""
@@ -123,9 +130,14 @@ class Download:
 
 
 def check_fetchable(image: Image) -> None:
-    """Refuse an image that cannot become a disk. Raises ImageNotReady, ImageFormatRefused."""
+    """Refuse an image that cannot become a disk.
+
+    Raises ImageNotReady (it will be, soon), ImageConflict, ImageFormatRefused.
+    """
+    if image.state is ImageState.SAVING:
+        raise ImageNotReady(f"Image {image.id} is being uploaded: it can be fetched when that has ended.")
     if image.state is not ImageState.ACTIVE:
-        raise ImageNotReady(f"Image {image.id} is {image.state}: only an active image can be fetched.")
+        raise ImageConflict(f"Image {image.id} is {image.state}: only an active image can be fetched.")
     known = {("vhd", "bare"), ("vhd", "ovf"), ("raw", "bare"), ("iso", "bare")}
     if (image.disk_format, image.container_format) not in known:
         raise ImageFormatRefused(

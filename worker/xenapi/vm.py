@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,3 +136,8 @@ def _instances(vm_rec: dict[str, Any]) -> set[str]:
 def _description(vm_uuid: str | None, uuid: str | None, name: str | None) -> str:
     marks = {"XAPI uuid": vm_uuid, "instance uuid": uuid, "name": name}
     return " and ".join(f"{label} {value!r}" for label, value in marks.items() if value is not None)
+
+
+def create(session: Session, vm_rec: Mapping[str, Any]) -> str:
+    """Make a halted VM of a constructor's struct (xapi.md 6.1); return its ref. Look for its marks before repeating."""
+    return str(session.call("VM.create", vm_rec))

@@ -21,14 +21,14 @@ def get(session: Session, vm_ref: str) -> dict[str, Any]:
 # -- power
 
 
-def begin_start(session: Session, vm_ref: str) -> str:
+def begin_start(session: Session, vm_ref: str, *, paused: bool = False) -> str:
     """Boot on a host that the pool chooses."""
-    return session.call_async("VM.start", vm_ref, False, False)
+    return session.call_async("VM.start", vm_ref, paused, False)
 
 
-def begin_start_on(session: Session, vm_ref: str, host_ref: str) -> str:
+def begin_start_on(session: Session, vm_ref: str, host_ref: str, *, paused: bool = False) -> str:
     """Boot on this host and no other."""
-    return session.call_async("VM.start_on", vm_ref, host_ref, False, False)
+    return session.call_async("VM.start_on", vm_ref, host_ref, paused, False)
 
 
 def begin_clean_shutdown(session: Session, vm_ref: str) -> str:
