@@ -21,7 +21,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])'))
 INSTALLED := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help setup lock demo test lint format bench test-browser test-glance test-rabbitmq clean
+.PHONY: help setup lock demo test lint format bench test-browser test-clients test-glance test-rabbitmq clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -66,6 +66,9 @@ bench: setup ## every benchmark, one after the other (docs/testing.md)
 test-browser: setup ## Flower in headless Chromium
 	@$(BIN)/python -m pytest -m browser $(ARGS)
 
+test-clients: setup ## XenAPI clients that are not ours, unmodified, against the simulator (needs npm)
+	@$(BIN)/python -m pytest -m clients $(ARGS)
+
 test-glance: setup $(GLANCE_VENV)/.installed ## the image store's contract against a real Glance
 	@VMOPS_TEST_GLANCE_VENV=$(CURDIR)/$(GLANCE_VENV) $(BIN)/python -m pytest -m glance $(ARGS)
 
@@ -78,5 +81,5 @@ test-rabbitmq: setup ## the engine on RabbitMQ (Debian: apt-get install rabbitmq
 	@$(BIN)/python -m pytest -m rabbitmq $(ARGS)
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(GLANCE_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(GLANCE_VENV) .clients build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,9 @@ from typing import Any
 
 from simulator import disks
 from simulator.api import device_rules, domains, vm_rules
+from simulator.api.network import make_internal_network
+from simulator.api.people import make_roles
+from simulator.api.pif import make_nics
 from simulator.api.registry import Context
 from simulator.api.sr import make_pbd, make_sr
 from simulator.api.vm_copy import make_vm
@@ -26,6 +29,7 @@ from simulator.facts import (
     host_facts,
     vm_record,
 )
+from simulator.members import addresses
 from simulator.model.types import NULL
 from simulator.model.words import words
 from simulator.pool import Pool
@@ -74,9 +78,10 @@ class Builder:
         pool, settings = self._pool, self._pool.settings
         with pool.db:
             hosts = [self._host(number) for number in range(max(1, settings.hosts))]
-            network = self._network()
-            for number, host in enumerate(hosts):
-                self._pif(host, network, number)
+            for host in hosts:
+                make_nics(self._ctx, host)
+            make_internal_network(self._ctx)
+            make_roles(self._ctx)
             self._sm()
             sr = make_sr(pool, "Shared storage" if len(hosts) > 1 else "Local storage", "ext", shared=len(hosts) > 1)
             for host in hosts:
@@ -119,8 +124,9 @@ class Builder:
     def _host(self, number: int) -> Row:
         pool = self._pool
         now = f"{pool.clock.now():.0f}."
+        address = addresses(pool.settings, number + 1)[number][0]
         metrics = self._new("host_metrics", memory_total=HOST_MEMORY, live=True, last_updated=pool.clock.stamp())
-        host = self._new("host", **host_facts(number, pool.settings.host, now) | {"metrics": metrics.ref})
+        host = self._new("host", **host_facts(number, address, now) | {"metrics": metrics.ref})
         for index in range(HOST_CPUS):
             self._new(
                 "host_cpu", host=host.ref, number=index, vendor="GenuineIntel", speed=2400, modelname="Simulated CPU"
@@ -136,33 +142,6 @@ class Builder:
                HVM_boot_policy="", memory_overhead=0, memory_target=HOST_OVERHEAD)  # fmt: skip
         vm_rules.refresh(db, vm)
         return vm
-
-    def _network(self) -> Row:
-        label = "Pool-wide network associated with eth0"
-        return self._new("network", name_label=label, bridge="xenbr0", MTU=1500)
-
-    def _pif(self, host: Row, network: Row, number: int) -> None:
-        metrics = self._new("PIF_metrics", carrier=True, device_name="Simulated", speed=10000, duplex=True)
-        self._new(
-            "PIF",
-            device="eth0",
-            network=network.ref,
-            host=host.ref,
-            MAC=f"52:54:00:00:00:{number + 1:02x}",
-            MTU=1500,
-            VLAN=-1,
-            physical=True,
-            currently_attached=True,
-            management=True,
-            ip_configuration_mode="Static",
-            IP=host["address"],
-            netmask="255.255.255.0",
-            primary_address_type="IPv4",
-            ipv6_configuration_mode="None",
-            managed=True,
-            disallow_unplug=True,
-            metrics=metrics.ref,
-        )
 
     def _sm(self) -> None:
         for kind, label in (

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import resource
 import shutil
 import signal
+import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from simulator.control import Control
 from simulator.pool import Pool
 from simulator.server import Server
 from simulator.settings import SimulatorSettings
-from simulator.wire.http import Connection, Listener
 
+_FILES = 16384
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -47,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vmops simulate", description="A XenServer pool on the wire, for tests.")
     add = parser.add_argument
     add("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="address to serve; port 0 takes a free one")
+    add(
+        "--member-address",
+        action="append",
+        default=[],
+        metavar="A",
+        help="address of the second host, and so on; default on the loopback: 127.0.0.2 and so on",
+    )
     add("--user", default="root", help="XenAPI user")
     add("--password-file", type=Path, required=True, metavar="F", help="file that holds the password")
     add("--hosts", type=int, default=1, metavar="N", help="hosts in the pool")
@@ -62,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--latency", type=parse_duration, default=0.0, metavar="TIME", help="added to every call, such as 20ms")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same identifiers")
     add("--tls", action="store_true", help="serve https with a generated certificate (DIR/certificate.pem)")
+    add("--plugins", type=Path, action="append", default=[], metavar="DIR", help="plugins of all hosts (repeatable)")
     add("--port-file", type=Path, metavar="F", help="file that receives the port once it listens")
     add(
         "--guest-writes",
@@ -70,8 +79,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N/s",
         help="writes of each running guest (5/s; 0: none)",
     )
-    add("--boot-time", type=parse_duration, default=0.5, metavar="TIME", help="until a guest reports (500ms)")
-    add("--shutdown-time", type=parse_duration, default=0.2, metavar="TIME", help="a guest's clean shutdown (200ms)")
     add("--quiet-period", type=parse_duration, default=300.0, metavar="TIME", help="the collector's pause (300s)")
     add(
         "--flush-period",
@@ -94,7 +101,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="before a wrong password is refused",
     )
+    _add_times(parser)
     return parser
+
+
+def _add_times(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--boot-time", type=parse_duration, default=0.5, metavar="TIME", help="until a guest reports (500ms)")
+    add("--shutdown-time", type=parse_duration, default=0.2, metavar="TIME", help="a guest's clean shutdown (200ms)")
+    add("--restart-time", type=parse_duration, default=0.2, metavar="TIME", help="a toolstack's restart (200ms)")
+    add("--host-boot-time", type=parse_duration, default=1.0, metavar="TIME", help="a host's boot (1s)")
+    add(
+        "--read-timeout", type=parse_duration, default=10.0, metavar="TIME", help="between pieces of a first head (10s)"
+    )
+    add("--request-timeout", type=parse_duration, default=60.0, metavar="TIME", help="for a whole first head (60s)")
 
 
 def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings:
@@ -105,6 +125,7 @@ def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings
         state_dir=state_dir,
         host=host.strip("[]"),
         port=int(port),
+        member_addresses=tuple(options.member_address),
         hosts=options.hosts,
         vms=options.vms,
         vm_disk_size=options.vm_disk_size,
@@ -119,6 +140,11 @@ def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings
         flush_period_s=options.flush_period,
         digest_limit=options.digest_limit,
         bad_password_delay_s=options.bad_password_delay,
+        toolstack_downtime_s=options.restart_time,
+        host_boot_s=options.host_boot_time,
+        http_read_s=options.read_timeout,
+        http_total_s=options.request_timeout,
+        plugins=tuple(options.plugins),
         keeps_state=options.state_dir is not None,
     )
 
@@ -148,34 +174,52 @@ class Running:
         if settings.tls:
             from simulator.wire.tls import server_context  # noqa: PLC0415 - slow to import, rarely used
 
-            context = server_context(settings.state_dir)
-        self.listener = Listener(settings.host, settings.port, self._serve, context)
-        self._server = Server(self.pool, Control(self.pool, self.listener))
-
-    def _serve(self, connection: Connection) -> None:
-        self._server.serve(connection)
+            context = server_context(settings.state_dir, [one.address for one in self.pool.hosts.all()])
+        self._context = context
+        self._server = Server(self.pool, Control(self.pool))
 
     def open(self) -> int:
         """Listen; return the port."""
-        self.listener.open()
-        self.pool.port = self.listener.port
-        return self.listener.port
+        self.pool.dom0s.serve_toolstack(self._server.serve)
+        port = self.pool.hosts.listen(self._server.serve, self._context)
+        self.pool.consoles.relocate()
+        return port
 
     def close(self) -> None:
         """Stop."""
-        self.listener.close()
-        self.listener.drop_connections()
+        self.pool.hosts.close()
         self.pool.stop()
+
+
+def _allow_many_files() -> None:
+    """Let as many connections be open as the hosts accept, where the system allows it."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wish = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if _soft != resource.RLIM_INFINITY and _soft < wish:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wish, hard))
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[socket.socket]:
+    """Yield a socket that has a byte to read once SIGTERM or Ctrl-C came, whichever thread the signal met."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_args: None)
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop; return the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_args: stop.set())
-    with _state_dir(options.state_dir) as state_dir:
+    with _told_to_stop() as stop, _state_dir(options.state_dir) as state_dir:
+        _allow_many_files()
         try:
             settings = _settings(options, state_dir)
             running = Running(settings)
@@ -190,6 +234,6 @@ def main(arguments: list[str] | None = None) -> int:
         scheme = "https" if settings.tls else "http"
         sys.stdout.write(f"serving {scheme}://{settings.host}:{port}\n")
         sys.stdout.flush()
-        stop.wait()
+        stop.recv(1)
         running.close()
     return 0

@@ -66,9 +66,9 @@ class Collector:
         """End the quiet period now, or start a run without one."""
         self._hurry.set()
         self._pool.clock.poke()
-        sr = self._pool.db.row("SR", self._sr_ref)
+        sr = self._pool.db.find("SR", self._sr_ref)
         with self._lock:
-            if self._thread is None and self._has_work(sr):
+            if sr is not None and self._thread is None and self._has_work(sr):
                 self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
                 self._thread.start()
 

@@ -3,14 +3,16 @@
 GET    stats                   {"calls": {name: count}, "total", "sessions"}
 POST   stats/reset
 GET    faults | POST faults | DELETE faults | DELETE faults/<id>    (simulator.faults)
-GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.guests.Habits)
-POST   hosts/<uuid>            {"action": "die" | "return" | "become_master"[, "for_s": seconds]}
-POST   xapi                    {"action": "restart" | "kill" | "flush"[, "downtime_s": seconds]}
+GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.guests.Habits; {"console": text} prints)
+GET    hosts | POST hosts/<uuid>                                    (simulator.control_hosts)
+POST   xapi                    {"action": "restart" | "kill" | "flush"[, "downtime_s", "booting_s": seconds]}
 GET    storage | POST storage  {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
                                "latency_s", "scan_s", "snapshot_s", "lock_retry_s": [from, to],
                                "lock_wakes_early"[, "sr": uuid]}
 POST   clock                   {"advance": seconds}
+POST   consoles                {"limit_console_sessions": bool, "vm_console_idle_timeout": seconds}
 GET    leaks                   objects that no VM owns
+GET    dom0                    {host uuid: {"name_label", "root", "xenstore"}}    (simulator.dom0.root)
 GET    vdis/<uuid>             {"sha256", "sha256_at_snapshot", "depth", "chain", "snapshot_digests": {uuid: sha256}}
 POST   vms | POST vdis         make many quickly; a kill does not lose them   (simulator.build)
 """
@@ -18,20 +20,18 @@ POST   vms | POST vdis         make many quickly; a kill does not lose them   (s
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from simulator.build import Builder
 from simulator.collector import TASK_LABEL
+from simulator.control_hosts import HostControl, NotFound
 from simulator.core.database import Row
 from simulator.core.failures import Failure
 from simulator.model.words import words
 from simulator.pool import Pool
 from simulator.storage import StorageError
-from simulator.wire.http import CONTROL_PREFIX, Connection, Listener, Request
+from simulator.wire.http import CONTROL_PREFIX, Connection, Request
 
 _STORAGE_KEYS = frozenset(
     words(
@@ -41,20 +41,14 @@ _STORAGE_KEYS = frozenset(
         """
     )
 )
-#: How long the toolstack is away at a restart, unless told otherwise.
-DOWNTIME_S = 0.2
-
-
-class NotFound(Exception):
-    """The control plane has no such thing."""
 
 
 class Control:
     """Answers requests under /simulator/."""
 
-    def __init__(self, pool: Pool, listener: Listener) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._listener = listener
+        self._hosts = HostControl(pool)
         self._builder = Builder(pool)
         self._routes: dict[tuple[str, str], Callable[..., Any]] = {
             ("GET", "stats"): self._stats,
@@ -64,12 +58,15 @@ class Control:
             ("DELETE", "faults"): self._remove_faults,
             ("GET", "guests"): self._guest,
             ("POST", "guests"): self._change_guest,
-            ("POST", "hosts"): self._host,
+            ("GET", "hosts"): self._hosts.describe,
+            ("POST", "hosts"): self._hosts.act,
             ("POST", "xapi"): self._toolstack,
             ("GET", "storage"): self._storage,
             ("POST", "storage"): self._change_storage,
             ("POST", "clock"): self._clock,
+            ("POST", "consoles"): self._consoles,
             ("GET", "leaks"): self._leaks,
+            ("GET", "dom0"): self._dom0,
             ("GET", "vdis"): self._vdi,
             ("POST", "vms"): self._add_vms,
             ("POST", "vdis"): self._add_vdis,
@@ -101,7 +98,7 @@ class Control:
         wish = json.loads(request.body) if request.body else {}
         if not isinstance(wish, dict):
             raise TypeError("the body must be a JSON object")
-        if handler in (self._toolstack, self._host):
+        if handler in (self._toolstack, self._hosts.act):
             return handler(rest, wish, connection)
         return handler(rest, wish)
 
@@ -142,49 +139,17 @@ class Control:
         return self._pool.guests.change(self._vm(rest), {})
 
     def _change_guest(self, rest: str, wish: dict[str, Any]) -> Any:
-        return self._pool.guests.change(self._vm(rest), wish)
-
-    def _host(self, rest: str, wish: dict[str, Any], connection: Connection) -> Any:
-        host = self._by_uuid("host", rest)
-        action = wish.get("action")
-        is_master = host.ref == self._pool.master_ref
-        if action == "become_master":
-            with self._pool.db as db:
-                db.put(self._pool.pool_row, master=host.ref)
-            return {}
-        if action not in ("die", "return"):
-            raise ValueError("action is die, return or become_master")
-        if is_master:
-            if action == "return":
-                raise ValueError("the master returns by itself, after for_s")
-            self._go_away(float(wish.get("for_s", DOWNTIME_S)), connection, self._pool.restart_toolstack)
-            return {}
-        metrics = self._pool.db.row("host_metrics", host["metrics"])
-        with self._pool.db as db:
-            db.put(metrics, live=action == "return")
-        return {}
+        vm = self._vm(rest)
+        text = wish.pop("console", "")
+        if text and not self._pool.dom0s.print_console(vm, str(text)):
+            raise ValueError("console: the VM does not run")
+        return self._pool.guests.change(vm, wish)
 
     def _toolstack(self, _rest: str, wish: dict[str, Any], connection: Connection) -> Any:
-        actions = {"restart": self._pool.restart_toolstack, "kill": self._pool.kill_toolstack}
-        action = wish.get("action")
-        if action == "flush":
+        if wish.get("action") == "flush":
             self._pool.db.flush()
             return {}
-        if action not in actions:
-            raise ValueError("action is restart, kill or flush")
-        self._go_away(float(wish.get("downtime_s", DOWNTIME_S)), connection, actions[action])
-        return {}
-
-    def _go_away(self, seconds: float, connection: Connection, work: Callable[[], None]) -> None:
-        """Cut every connection, do the work, and listen again after a while."""
-        self._listener.close()
-        self._listener.drop_connections(besides=connection)
-        work()
-        threading.Thread(target=partial(self._come_back, seconds), name="come-back", daemon=True).start()
-
-    def _come_back(self, seconds: float) -> None:
-        time.sleep(seconds)
-        self._listener.open()
+        return self._hosts.toolstack(wish, connection)
 
     # -- storage
 
@@ -229,6 +194,9 @@ class Control:
     def _clock(self, _rest: str, wish: dict[str, Any]) -> Any:
         self._pool.clock.advance(float(wish.get("advance", 0)))
         return {"now": self._pool.clock.now()}
+
+    def _consoles(self, _rest: str, wish: dict[str, Any]) -> Any:
+        return self._pool.consoles.change(wish)
 
     # -- looking
 
@@ -280,6 +248,9 @@ class Control:
             "depth": repository.depth(vdi["uuid"]),
             "chain": chain,
         }
+
+    def _dom0(self, _rest: str, _wish: dict[str, Any]) -> Any:
+        return self._pool.dom0s.describe()
 
     # -- making many
 

@@ -61,11 +61,22 @@ def refresh(pool: Pool, vdi: Row) -> None:
         apply_node(db, vdi, pool.repository_of(vdi).node(vdi["uuid"]))
 
 
+def drop_record(db: Database, vdi: Row) -> None:
+    """Remove a disk's record with its VBDs; the database is locked."""
+    for vbd in db.linked(vdi, "VBDs", "VBD"):
+        metrics = db.find("VBD_metrics", vbd["metrics"])
+        if metrics is not None:
+            db.delete(metrics)
+        db.delete(vbd)
+    db.delete(vdi)
+    db.note(f"digest/{vdi['uuid']}", None)
+
+
 def scan(pool: Pool, sr: Row, *, introduces: bool) -> None:
     """Bring all records of a repository in line with its files.
 
-    Records of files that are gone go too. With `introduces`, files without record get one, except hidden leaves, which
-    wait for the collector (xapi-observed.md).
+    Records of files that are gone, or hidden for the collector to remove, go too. With `introduces`, files without
+    record get one, except hidden leaves (xapi-observed.md).
     """
     repository = pool.repository(sr)
     with pool.db as db:
@@ -73,10 +84,12 @@ def scan(pool: Pool, sr: Row, *, introduces: bool) -> None:
         parents = {node.parent for node in nodes.values()}
         known = {vdi["uuid"]: vdi for vdi in db.linked(sr, "VDIs", "VDI")}
         for uuid, vdi in known.items():
-            if uuid in nodes:
+            if vdi["type"] == "cbt_metadata":
+                continue
+            if uuid in nodes and not (vdi["managed"] and nodes[uuid].hidden):
                 apply_node(db, vdi, nodes[uuid])
             else:
-                db.delete(vdi)
+                drop_record(db, vdi)
         for uuid, node in nodes.items():
             if introduces and uuid not in known and (not node.hidden or uuid in parents):
                 _introduce(pool, sr, node)

@@ -41,6 +41,18 @@ LICENCE = words(
     restrict_checkpoint restrict_cpu_masking restrict_vmss restrict_dr restrict_vif_locking
     restrict_storage_xen_motion restrict_vgpu restrict_xen_motion restrict_guest_ip_setting restrict_nested_virt
     restrict_set_vcpus_number_live restrict_cbt restrict_usb_passthrough restrict_zstd_export restrict_updates
+    restrict_netapp restrict_equalogic restrict_marathon restrict_email_alerting restrict_historical_performance
+    restrict_wlb restrict_connection platform_filter regular_nag_dialog restrict_vmpr restrict_intellicache
+    restrict_gpu restrict_integrated_gpu_passthrough restrict_vss restrict_guest_agent_auto_update
+    restrict_pci_device_for_auto_update restrict_ad restrict_live_patching restrict_pvs_proxy restrict_igmp_snooping
+    restrict_rpu restrict_pool_size restrict_network_sriov restrict_corosync restrict_pool_secret_rotation
+    restrict_certificate_verification restrict_internal_repo_access
+    """
+)
+_BIOS_STRINGS = words(
+    """
+    bios-vendor bios-version system-manufacturer system-product-name system-version system-serial-number
+    baseboard-manufacturer baseboard-product-name baseboard-version baseboard-serial-number hp-rombios
     """
 )
 _SOFTWARE = {
@@ -82,9 +94,8 @@ _CPU = {
 
 
 def host_facts(number: int, address: str, now: str) -> dict[str, Any]:
-    """Return the fields of the host of this number."""
+    """Return the fields of the host of this number, which answers at `address`."""
     name = f"host-{number + 1}"
-    shown = address if number == 0 else f"127.0.0.{number + 1}"
     return {
         "name_label": name,
         "name_description": "Default install",
@@ -101,7 +112,7 @@ def host_facts(number: int, address: str, now: str) -> dict[str, Any]:
         "supported_bootloaders": ["pygrub", "eliloader"],
         "cpu_info": dict(_CPU),
         "hostname": name,
-        "address": shown,
+        "address": address,
         "license_params": {"enable_xha": "true", **dict.fromkeys(LICENCE, "false")},
         "license_server": {"address": "localhost", "port": "27000"},
         "edition": "xcp-ng",
@@ -110,7 +121,8 @@ def host_facts(number: int, address: str, now: str) -> dict[str, Any]:
         "chipset_info": {"iommu": "false"},
         "display": "enabled",
         "ssl_legacy": False,
-        "bios_strings": {"oem-1": "Xen", "oem-2": "MS_VM_CERT/SHA1/bdbeb6e0a816d43fa6d3fe8aaef04c2bad9d3e3d"},
+        "bios_strings": dict.fromkeys(_BIOS_STRINGS, "")
+        | {"oem-1": "Xen", "oem-2": "MS_VM_CERT/SHA1/bdbeb6e0a816d43fa6d3fe8aaef04c2bad9d3e3d"},
     }
 
 

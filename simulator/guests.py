@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from simulator import guest_report
 from simulator.api import vm_rules
 from simulator.core.database import Row
 from simulator.model.types import NULL
@@ -42,6 +43,8 @@ class Habits:
     """Whether the report names PV drivers."""
     ignores_clean_shutdown: bool = False
     """Whether it lets clean shutdowns and reboots time out."""
+    static_ip: bool = False
+    """Whether it takes the addresses of VIF.configure_ipv4 and its twin."""
     boot_s: float = 0.5
     shutdown_s: float = 0.2
     writes_per_s: float = 5.0
@@ -72,7 +75,7 @@ class Guests:
         with self._pool.db as db:
             db.note(f"guest/{vm['uuid']}", db.notes.get(f"guest/{vm['uuid']}", {}) | wish)
             habits = self.habits(vm)
-            if vm["power_state"] == "Running" and wish.keys() & {"agent", "pv_drivers"}:
+            if vm["power_state"] == "Running" and wish.keys() & {"agent", "pv_drivers", "static_ip"}:
                 self._report(vm, habits)
         if "writes_per_s" in wish and vm["power_state"] == "Running":
             self._stop_writer(vm)
@@ -99,11 +102,19 @@ class Guests:
             },
         )
         db.put(vm, guest_metrics=metrics.ref)
+        self._pool.mirror.forget(vm)
+        self._pool.dom0s.print_boot(vm)
         self._pool.scheduler.later(self.habits(vm).boot_s, partial(self._boot_done, vm.ref, vm["domid"]))
 
     def report_now(self, vm: Row) -> None:
         """Let the guest report without waiting for its boot."""
         self._report(vm, self.habits(vm))
+
+    def addressed(self, vm: Row) -> None:
+        """Let a guest report what addresses its interfaces have now, if it reports at all; the database is locked."""
+        metrics = self._pool.db.find("VM_guest_metrics", vm["guest_metrics"])
+        if metrics is not None and metrics["os_version"]:
+            self._report(vm, self.habits(vm))
 
     def resumed(self, vm: Row) -> None:
         """Let a guest run on (unpause, resume)."""
@@ -128,32 +139,63 @@ class Guests:
             self._report(vm, self.habits(vm))
             vm_rules.refresh(db, vm)
             is_running = vm["power_state"] == "Running"
+            self._pool.dom0s.print_login(vm)
         if is_running:
             self._start_writer(vm)
 
+    def entered(self, vm: Row) -> None:
+        """Let the tools of a guest that goes on in a new domain write there what they wrote before.
+
+        That is one that was migrated, resumed, or ran before this process did. The database is locked.
+        """
+        metrics = self._pool.db.find("VM_guest_metrics", vm["guest_metrics"])
+        if metrics is not None and metrics["os_version"]:
+            self._report(vm, self.habits(vm))
+
     def _report(self, vm: Row, habits: Habits) -> None:
-        db = self._pool.db
-        metrics = db.find("VM_guest_metrics", vm["guest_metrics"])
-        if metrics is None:
-            return
-        with db:
-            reports = habits.agent
-            number = self._address_of(vm)
-            db.put(
-                metrics,
-                os_version=dict(_OS) if reports else {},
-                PV_drivers_version=dict(_DRIVERS) if reports and habits.pv_drivers else {},
-                PV_drivers_up_to_date=reports and habits.pv_drivers,
-                PV_drivers_detected=habits.pv_drivers,
-                networks={"0/ip": number, "0/ipv4/0": number} if reports and vm["VIFs"] else {},
-                other=dict(_FEATURES) if reports and habits.pv_drivers else {},
-                last_updated=self._pool.clock.stamp(),
-            )
+        """Let the guest's tools write their report into XenStore, or not be there; XAPI looks at it at once."""
+        with self._pool.db as db:
+            metrics = db.find("VM_guest_metrics", vm["guest_metrics"])
+            found = self._pool.dom0s.domain_of(vm)
+            if metrics is None or found is None:
+                return
+            store, domain = found
+            old = {path: None for path in store.tree(domain.path) if guest_report.is_tools(path)}
+            new = self._keys(vm, habits) if habits.agent else {}
+            changes = {f"{domain.path}/{path}": value for path, value in (old | new).items()}
+            store.update(changes, [f"n{domain.domid}"])
+            if habits.agent:
+                self._pool.mirror.look(vm)
+            else:
+                self._pool.mirror.forget(vm)
+                nothing: dict[str, Any] = {
+                    name: {} for name in ("os_version", "PV_drivers_version", "networks", "other")
+                }
+                db.put(metrics, **nothing, PV_drivers_up_to_date=False, PV_drivers_detected=habits.pv_drivers)
             vm_rules.refresh(db, vm)
 
-    def _address_of(self, vm: Row) -> str:
+    def _keys(self, vm: Row, habits: Habits) -> dict[str, str]:
+        has_drivers = habits.pv_drivers
+        networks = self._networks(vm)
+        return guest_report.keys(
+            _OS, _DRIVERS if has_drivers else {}, networks, _features(habits) if has_drivers else {}
+        )
+
+    def _networks(self, vm: Row) -> dict[str, str]:
+        """Return the addresses of a guest's interfaces: the fixed ones, or what its network's DHCP server gives."""
         number = int(vm["uuid"][:4], 16)
-        return f"192.0.{number >> 8}.{number & 255}"
+        known: dict[str, str] = {}
+        for vif in self._pool.db.linked(vm, "VIFs", "VIF"):
+            if not vif["currently_attached"]:
+                continue
+            device = vif["device"]
+            address = f"192.{device}.{number >> 8}.{number & 255}"
+            if vif["ipv4_configuration_mode"] == "Static":
+                address = vif["ipv4_addresses"][0].partition("/")[0]
+            known |= {f"{device}/ip": address, f"{device}/ipv4/0": address}
+            if vif["ipv6_configuration_mode"] == "Static":
+                known[f"{device}/ipv6/0"] = vif["ipv6_addresses"][0].partition("/")[0]
+        return known
 
     def adopt_running(self) -> None:
         """Take over the VMs that the state says are running: the hypervisor outlived us."""
@@ -183,8 +225,18 @@ class Guests:
             if row is not None:
                 db.put(row, **{field: value for field, value in values.items() if field in row.values})
         for vm in db.rows("VM"):
-            if vm["power_state"] == "Running" and not vm["is_control_domain"]:
+            if vm["is_control_domain"]:
+                continue
+            consoles = db.linked(vm, "consoles", "console")
+            if vm["power_state"] not in ("Running", "Paused"):
+                for console in consoles:
+                    db.delete(console)
+            elif not consoles:
+                self._pool.consoles.open(vm, db.row("host", vm["resident_on"]))
+            if vm["power_state"] == "Running":
                 self._ensure_metrics(vm)
+                self._pool.mirror.forget(vm)
+                self._pool.mirror.look(vm)
             vm_rules.refresh(db, vm)
 
     def _is_dom0(self, device: Row) -> bool:
@@ -212,7 +264,7 @@ class Guests:
     def _start_writer(self, vm: Row) -> None:
         habits = self.habits(vm)
         disk = self._root_disk(vm)
-        if disk is None or habits.writes_per_s <= 0:
+        if disk is None or habits.writes_per_s <= 0 or not self._pool.hosts.has_domain(vm):
             return
         repository = self._pool.repository_of(disk)
         with self._lock:
@@ -274,6 +326,10 @@ class Guests:
             self._writers.clear()
         for writer in writers:
             writer.stop()
+
+
+def _features(habits: Habits) -> dict[str, str]:
+    return _FEATURES | ({"feature-static-ip-setting": "1"} if habits.static_ip else {})
 
 
 def _part(row: Row, names: tuple[str, ...]) -> dict[str, Any]:

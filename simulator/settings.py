@@ -17,6 +17,8 @@ class SimulatorSettings:
     state_dir: Path
     host: str = "127.0.0.1"
     port: int = 0
+    member_addresses: tuple[str, ...] = ()
+    """Addresses of the second and further hosts."""
     hosts: int = 1
     vms: int = 0
     vm_disk_size: int = 64 * MIB
@@ -31,4 +33,13 @@ class SimulatorSettings:
     flush_period_s: float = 300.0
     digest_limit: int = 256 * MIB
     bad_password_delay_s: float = 2.0
+    toolstack_downtime_s: float = 0.2
+    """How long a toolstack is away when it restarts."""
+    host_boot_s: float = 1.0
+    """How long a host is away when it reboots or is switched on."""
+    http_read_s: float = 10.0
+    http_total_s: float = 60.0
+    """What the head of a connection's first request may take: between two pieces, and in total."""
+    plugins: tuple[Path, ...] = ()
+    """Folders whose entries every host has as plugins."""
     keeps_state: bool = True

@@ -19,7 +19,17 @@ from simulator.api.vdi import backend_failure, new_record, on_sr, rounded
 from simulator.core.database import Row
 from simulator.core.failures import Failure, internal_error
 from simulator.faults import Fault
-from simulator.handlers import Refused, adopt_task, authorise, end_task, failure_page, handler, named
+from simulator.handlers import (
+    Refused,
+    adopt_task,
+    authorise,
+    end_task,
+    ensure_served_by,
+    failure_page,
+    handler,
+    hosts_with_sr,
+    named,
+)
 from simulator.model.types import NULL
 from simulator.storage import ImportBroken, StorageError
 from simulator.wire.http import Connection, ConnectionReset, Request, page
@@ -35,26 +45,26 @@ _SMALLEST_SLICE = 512
 
 
 @dataclass(slots=True)
-class _Transfer:
-    """One running transfer."""
+class Transfer:
+    """One running transfer: of a disk, or of a VM."""
 
     kind: str
-    vdi: Row
+    row: Row
     task: Row
     own_task: bool
     started: float
     fault: Fault | None
     moved: int = 0
-    vbd_ref: str = ""
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "vdi": self.vdi["uuid"], "task": self.task.ref, "bytes": self.moved}
+        """Return what the control plane shows."""
+        return {"kind": self.kind, self.row.cls.lower(): self.row["uuid"], "task": self.task.ref, "bytes": self.moved}
 
 
-class _Body:
+class Body:
     """The body of a PUT as a stream: never more than its announced length."""
 
-    def __init__(self, connection: Connection, length: int, transfer: _Transfer, pool: Pool) -> None:
+    def __init__(self, connection: Connection, length: int, transfer: Transfer, pool: Pool) -> None:
         self._connection = connection
         self._left = length
         self._transfer = transfer
@@ -86,7 +96,8 @@ class Transfers:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._by_id: dict[int, _Transfer] = {}
+        self._by_id: dict[int, Transfer] = {}
+        self._held: set[str] = set()
         self._lock = threading.Lock()
         self.bytes_per_s: float | None = None
         """Speed limit of each transfer; None for none."""
@@ -99,17 +110,17 @@ class Transfers:
     def vbd_refs(self) -> set[str]:
         """Return dom0's VBDs that transfers hold."""
         with self._lock:
-            return {one.vbd_ref for one in self._by_id.values()}
+            return set(self._held)
 
-    def moved(self, transfer: _Transfer, size: int) -> None:
-        """Count bytes, let a fault act at its byte, keep to the speed limit. Raises _Cut."""
+    def moved(self, transfer: Transfer, size: int) -> None:
+        """Count bytes, let a fault act at its byte, keep to the speed limit. Raises Cut."""
         transfer.moved += size
         fault = transfer.fault
         if fault is not None and fault.after_bytes is not None and transfer.moved >= fault.after_bytes:
             transfer.fault = None
             if fault.effect in ("cut", "reset", "hang"):
                 self._cut(transfer, fault)
-                raise _Cut
+                raise Cut
             self._pool.faults.hold(fault)
         if self.bytes_per_s:
             ahead_s = transfer.moved / self.bytes_per_s - (time.monotonic() - transfer.started)
@@ -117,7 +128,8 @@ class Transfers:
                 time.sleep(ahead_s)
 
     @contextlib.contextmanager
-    def _registered(self, transfer: _Transfer) -> Iterator[None]:
+    def registered(self, transfer: Transfer) -> Iterator[None]:
+        """List a transfer while the block runs."""
         with self._lock:
             self._by_id[id(transfer)] = transfer
         try:
@@ -126,15 +138,15 @@ class Transfers:
             with self._lock:
                 del self._by_id[id(transfer)]
 
-    def _end(self, transfer: _Transfer, failure: Failure | None, result: str = "") -> None:
+    def _end(self, transfer: Transfer, failure: Failure | None, result: str = "") -> None:
         end_task(self._pool, transfer.task, transfer.own_task, failure, result)
 
     @contextlib.contextmanager
-    def _attached(self, ctx: Context, transfer: _Transfer, mode: str) -> Iterator[None]:
-        """Hang the disk on dom0 while the block runs."""
-        db, pool, vdi = ctx.db, self._pool, transfer.vdi
+    def attached(self, ctx: Context, vdi: Row, mode: str) -> Iterator[None]:
+        """Hang a disk on dom0 while the block runs. Raises what keeps it from being attached."""
+        db, pool = ctx.db, self._pool
         with db:
-            host = db.row("host", pool.master_ref)
+            host = db.row("host", ctx.host_ref)
             taken = {vbd["userdevice"] for vbd in db.linked(db.row("VM", host["control_domain"]), "VBDs", "VBD")}
             free = next(str(number) for number in range(len(taken) + 1) if str(number) not in taken)
             values = {
@@ -148,7 +160,8 @@ class Transfers:
                 "metrics": NULL,
             }
             vbd = db.create("VBD", pool.ids.ref(), values)
-            transfer.vbd_ref = vbd.ref
+            with self._lock:
+                self._held.add(vbd.ref)
         try:
             with (
                 pool.operations.on(
@@ -163,6 +176,8 @@ class Transfers:
                 domains.attach_vbd(ctx, vbd, host)
             yield
         finally:
+            with self._lock:
+                self._held.discard(vbd.ref)
             with db:
                 domains.detach_vbd(ctx, vbd)
                 db.delete(vbd)
@@ -174,21 +189,22 @@ class Transfers:
         """Answer GET /export_raw_vdi; the connection ends with it. Raises Refused, ConnectionReset."""
         authorise(self._pool, request)
         vdi = named(self._pool, "VDI", request.parameter("vdi"))
+        self._assert_seen(request, connection, vdi["SR"])
         form = request.parameter("format") or "raw"
         base_wish = request.parameter("base")
         base = named(self._pool, "VDI", base_wish) if base_wish else None
         task, own_task = adopt_task(self._pool, request, "Exporting raw VDI")
-        transfer = _Transfer("export", vdi, task, own_task, time.monotonic(), fault)
+        transfer = Transfer("export", vdi, task, own_task, time.monotonic(), fault)
         if form not in _FORMATS:
             self._end(transfer, internal_error(f"Unknown format {form}"))
             raise Refused(page(404, "not found", "Unknown format").replace(b"HTTP/1.1", b"HTTP/1.0", 1))
         fmt: Literal["vhd", "raw"] = "vhd" if form == "vhd" else "raw"
-        ctx = Context(self._pool, "VDI.export", None, task)
+        ctx = Context(self._pool, "VDI.export", None, task, connection.host_ref)
         try:
-            with self._registered(transfer), self._attached(ctx, transfer, "RO"):
+            with self.registered(transfer), self.attached(ctx, vdi, "RO"):
                 connection.send(_export_head(task, vdi, fmt))
                 self._stream(ctx, transfer, connection, (fmt, base["uuid"] if base is not None else None))
-        except _Cut:
+        except Cut:
             raise ConnectionReset from None
         except OSError:
             self._end(transfer, Failure("VDI_IO_ERROR", "Device I/O errors"))
@@ -202,9 +218,9 @@ class Transfers:
             self._end(transfer, None)
 
     def _stream(
-        self, ctx: Context, transfer: _Transfer, connection: Connection, what: tuple[Literal["vhd", "raw"], str | None]
+        self, ctx: Context, transfer: Transfer, connection: Connection, what: tuple[Literal["vhd", "raw"], str | None]
     ) -> None:
-        vdi = transfer.vdi
+        vdi = transfer.row
         stream = self._pool.repository_of(vdi).export(vdi["uuid"], what[0], what[1])
         shown, looked = 0.0, self._pool.clock.now()
         fault = transfer.fault
@@ -213,7 +229,7 @@ class Transfers:
             self.moved(transfer, 0)
             for chunk in stream:
                 for part in _split_at(chunk, transfer.moved, limit):
-                    for data in self._slices(part):
+                    for data in self.slices(part):
                         connection.send(data)
                         self.moved(transfer, len(data))
                 fraction = transfer.moved / stream.length if stream.length else 0.0
@@ -226,13 +242,13 @@ class Transfers:
         finally:
             stream.close()
 
-    def _slices(self, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
+    def slices(self, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
         """Yield the data in tenths of a second, so that a slow stream notices when its reader has gone."""
         size = max(_SMALLEST_SLICE, int(self.bytes_per_s / 10)) if self.bytes_per_s else max(1, len(data))
         for begin in range(0, len(data), size):
             yield data[begin : begin + size]
 
-    def _cut(self, transfer: _Transfer, fault: Fault) -> None:
+    def _cut(self, transfer: Transfer, fault: Fault) -> None:
         if fault.effect == "hang":
             self._pool.faults.hold(fault)
         if fault.task == "success":
@@ -246,20 +262,24 @@ class Transfers:
         """Answer PUT /import_raw_vdi; the connection ends with it. Raises Refused, ConnectionReset."""
         authorise(self._pool, request)
         form = request.parameter("format") or "raw"
+        self._assert_seen(request, connection, self._wished_sr_ref(request))
         task, own_task = adopt_task(self._pool, request, "Importing raw VDI")
-        transfer = _Transfer("import", _NOTHING, task, own_task, time.monotonic(), fault)
+        transfer = Transfer("import", _NOTHING, task, own_task, time.monotonic(), fault)
         refusal = _import_refusal(request, form)
         if refusal is not None:
             self._end(transfer, internal_error(refusal))
             raise Refused(page(404, "not found", refusal))
-        ctx = Context(self._pool, "VDI.import", None, task)
+        ctx = Context(self._pool, "VDI.import", None, task, connection.host_ref)
         length = request.length or 0
         try:
-            transfer.vdi = self._target(ctx, request, length)
-            with self._registered(transfer), self._attached(ctx, transfer, "RW"):
+            transfer.row = self._target(ctx, request, length)
+            # An empty body is Xen Orchestra's probe for a redirection (xapi.md 10.3). The real one follows at once: a
+            # real dom0 would still be plugging the disk then, so the probe must not be what keeps it in use.
+            attached = self.attached(ctx, transfer.row, "RW") if length else contextlib.nullcontext()
+            with self.registered(transfer), attached:
                 connection.send(_import_head(task))
-                self._receive(ctx, transfer, form, _Body(connection, length, transfer, self._pool), length)
-        except _Cut:
+                self._receive(ctx, transfer, form, Body(connection, length, transfer, self._pool), length)
+        except Cut:
             raise ConnectionReset from None
         except (ImportBroken, OSError):
             self._end(transfer, Failure("VDI_IO_ERROR", "Device I/O errors"))
@@ -270,7 +290,25 @@ class Transfers:
             if transfer.moved == 0:
                 raise Refused(failure_page(failure)) from None
         else:
-            self._end(transfer, None, f"<value>{transfer.vdi.ref}</value>")
+            self._end(transfer, None, f"<value>{transfer.row.ref}</value>")
+
+    def _assert_seen(self, request: Request, connection: Connection, sr_ref: str) -> None:
+        """Raise Refused(302) when the repository is plugged, but not at the host that was asked (xapi.md 10.1)."""
+        sr = self._pool.db.find("SR", sr_ref)
+        hosts = hosts_with_sr(self._pool, sr) if sr is not None else []
+        if hosts:
+            ensure_served_by(self._pool, request, connection, hosts)
+
+    def _wished_sr_ref(self, request: Request) -> str:
+        """Return the repository that an import would write to; one that does not exist is found out later."""
+        db = self._pool.db
+        wish = request.parameter("vdi")
+        if wish is not None:
+            vdi = db.find("VDI", wish) or db.tables["VDI"].by_uuid.get(wish)
+            return str(vdi["SR"]) if vdi is not None else NULL
+        wish = request.parameter("sr_id") or request.parameter("sr_uuid") or ""
+        sr = db.find("SR", wish) or db.tables["SR"].by_uuid.get(wish)
+        return sr.ref if sr is not None else NULL
 
     def _target(self, ctx: Context, request: Request, length: int) -> Row:
         wish = request.parameter("vdi")
@@ -282,19 +320,19 @@ class Transfers:
             self._pool.repository(sr).create(uuid, size)
             return new_record(ctx, sr, uuid, name_label="Imported VDI")
 
-    def _receive(self, ctx: Context, transfer: _Transfer, form: str, body: _Body, length: int) -> None:
-        repository = self._pool.repository_of(transfer.vdi)
-        uuid = transfer.vdi["uuid"]
+    def _receive(self, ctx: Context, transfer: Transfer, form: str, body: Body, length: int) -> None:
+        repository = self._pool.repository_of(transfer.row)
+        uuid = transfer.row["uuid"]
         if form == "vhd":
             repository.import_vhd(uuid, body, length, ctx.progress)
         else:
             repository.import_raw(uuid, body, length, ctx.progress)
-        disks.refresh(self._pool, transfer.vdi)
+        disks.refresh(self._pool, transfer.row)
         with ctx.db as db:
             db.note(f"digest/{uuid}", None)
 
 
-class _Cut(Exception):
+class Cut(Exception):
     """A `cut` fault has reached its byte."""
 
 

@@ -21,7 +21,7 @@ import celery.exceptions
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from worker.app import make_app
+from worker.app import close_app, make_app
 from worker.errors import PermanentError, RequestError, UnknownOperation
 from worker.handle import Handle
 from worker.members import Members
@@ -82,6 +82,12 @@ class VMOps(Members):
             raise TimeoutError(f"No worker has answered {name} within {timeout_s:g} s: is one running?") from None
         finally:
             answer.forget()
+
+    def close(self) -> None:
+        """Close the connections to broker, results and journal."""
+        if "app" in self.__dict__:
+            close_app(self.app)
+        self.journal.redis.close()
 
     def handle(self, operation_id: str) -> Handle:
         """Return the handle of an operation that was submitted before."""

@@ -65,31 +65,36 @@ def _written(ctx: Context, row: Row, field: str, value: Any) -> None:
         vm_rules.refresh(ctx.db, row)
 
 
-def _set(field: str, ctx: Context, row: Row, value: Any) -> None:
+def set_field(field: str, ctx: Context, row: Row, value: Any) -> None:
+    """Replace a field."""
     with ctx.db:
         _written(ctx, row, field, value)
 
 
-def _add_to(field: str, ctx: Context, row: Row, key: Any, value: Any) -> None:
+def add_to_field(field: str, ctx: Context, row: Row, key: Any, value: Any) -> None:
+    """Add a key to a map. Raises MAP_DUPLICATE_KEY."""
     with ctx.db:
         if key in row.values[field]:
             raise Failure("MAP_DUPLICATE_KEY", row.cls, field, row.ref, key)
         _written(ctx, row, field, row.values[field] | {key: value})
 
 
-def _remove_from(field: str, ctx: Context, row: Row, key: Any) -> None:
+def remove_from_field(field: str, ctx: Context, row: Row, key: Any) -> None:
+    """Remove a key from a map; one that is missing is no error."""
     with ctx.db:
         if key in row.values[field]:
             _written(ctx, row, field, {one: value for one, value in row.values[field].items() if one != key})
 
 
-def _add(field: str, ctx: Context, row: Row, value: Any) -> None:
+def add_member(field: str, ctx: Context, row: Row, value: Any) -> None:
+    """Add a member to a set, unless it is there."""
     with ctx.db:
         if value not in row.values[field]:
             _written(ctx, row, field, [*row.values[field], value])
 
 
-def _remove(field: str, ctx: Context, row: Row, value: Any) -> None:
+def remove_member(field: str, ctx: Context, row: Row, value: Any) -> None:
+    """Remove a member from a set; one that is missing is no error."""
     with ctx.db:
         if value in row.values[field]:
             _written(ctx, row, field, [one for one in row.values[field] if one != value])
@@ -126,15 +131,16 @@ def _by_name_label(cls: str, ctx: Context, label: str) -> list[str]:
         return [row.ref for row in ctx.db.rows(cls) if row.values["name_label"] == label]
 
 
-def _removed(ctx: Context, *_arguments: Any) -> None:
+def removed(ctx: Context, *_arguments: Any) -> None:
+    """Answer for what XenAPI has removed. Raises MESSAGE_REMOVED."""
     del ctx
     raise Failure("MESSAGE_REMOVED")
 
 
 def _define(name: str, body: Any, params: tuple[Type, ...], result: Type, field: Field | None = None) -> None:
     if field is not None and field.is_removed:
-        body = _removed
-    if body is _removed:
+        body = removed
+    if body is removed:
         params = tuple(Ref(one.class_name) if isinstance(one, Row_) else one for one in params)
     method = Method(name, params, len(params), result, body, has_async=False, needs_session=True, field=field)
     METHODS.setdefault(name, method)
@@ -145,25 +151,26 @@ def _define_field(spec: ClassSpec, field: Field) -> None:
     _define(f"{cls}.get_{name}", partial(_get, name), (self_param,), kind, field)
     if not field.has_setter:
         return
-    _define(f"{cls}.set_{name}", partial(_set, name), (self_param, kind), VOID, field)
+    _define(f"{cls}.set_{name}", partial(set_field, name), (self_param, kind), VOID, field)
     if isinstance(kind, MapOf):
-        _define(f"{cls}.add_to_{name}", partial(_add_to, name), (self_param, kind.key, kind.item), VOID, field)
-        _define(f"{cls}.remove_from_{name}", partial(_remove_from, name), (self_param, kind.key), VOID, field)
+        _define(f"{cls}.add_to_{name}", partial(add_to_field, name), (self_param, kind.key, kind.item), VOID, field)
+        _define(f"{cls}.remove_from_{name}", partial(remove_from_field, name), (self_param, kind.key), VOID, field)
     elif isinstance(kind, SetOf):
-        _define(f"{cls}.add_{name}", partial(_add, name), (self_param, kind.item), VOID, field)
-        _define(f"{cls}.remove_{name}", partial(_remove, name), (self_param, kind.item), VOID, field)
+        _define(f"{cls}.add_{name}", partial(add_member, name), (self_param, kind.item), VOID, field)
+        _define(f"{cls}.remove_{name}", partial(remove_member, name), (self_param, kind.item), VOID, field)
 
 
 def _define_get_all(spec: ClassSpec) -> None:
     cls, ref = spec.name, Ref(spec.name)
     records = _RecordMap(ref, Record(cls))
     is_removed = cls in REMOVED_CLASSES
-    _define(f"{cls}.get_all", _removed if is_removed else partial(_all, cls), (), SetOf(ref))
-    _define(f"{cls}.get_all_records", _removed if is_removed else partial(_all_records, cls), (), records)
+    _define(f"{cls}.get_all", removed if is_removed else partial(_all, cls), (), SetOf(ref))
+    _define(f"{cls}.get_all_records", removed if is_removed else partial(_all_records, cls), (), records)
     _define(f"{cls}.get_all_records_where", partial(_all_records_where, cls), (STRING,), records)
-    _define(f"{cls}.get_all_where", partial(_all_where, cls), (STRING,), SetOf(ref))
+    if cls not in WITHOUT_FIELD_CALLS:
+        _define(f"{cls}.get_all_where", partial(_all_where, cls), (STRING,), SetOf(ref))
     if "name_label" in spec.fields and cls not in WITHOUT_GET_BY_NAME_LABEL:
-        find = _removed if is_removed else partial(_by_name_label, cls)
+        find = removed if is_removed else partial(_by_name_label, cls)
         _define(f"{cls}.get_by_name_label", find, (STRING,), SetOf(ref))
 
 
@@ -176,8 +183,8 @@ def _define_class(spec: ClassSpec) -> None:
     if cls in PLAIN_RECORDS:
         return
     is_removed = cls in REMOVED_CLASSES
-    _define(f"{cls}.get_record", _removed if is_removed else _record, (Row_(cls),), _RowRecord(cls))
-    _define(f"{cls}.get_by_uuid", _removed if is_removed else partial(_by_uuid, cls), (STRING,), ref)
+    _define(f"{cls}.get_record", removed if is_removed else _record, (Row_(cls),), _RowRecord(cls))
+    _define(f"{cls}.get_by_uuid", removed if is_removed else partial(_by_uuid, cls), (STRING,), ref)
     if cls not in WITHOUT_GET_ALL:
         _define_get_all(spec)
 

@@ -10,6 +10,8 @@ from simulator.model.words import words
 _VDI_FREE = words("generate_config forget destroy snapshot resize copy clone")
 #: Operations that an attached disk allows.
 _WITH_ATTACHED = frozenset(words("snapshot clone mirror enable_cbt disable_cbt resize_online data_destroy revert"))
+#: Operations that a disk allows of which only the log of its changes is left.
+_WITHOUT_DATA = frozenset(words("destroy forget data_destroy list_changed_blocks update"))
 #: What the driver of a repository must be able to do (xapi.md 8.3).
 _FEATURE_OF = {"snapshot": "VDI_SNAPSHOT", "clone": "VDI_CLONE"}
 _SR_LISTED = words(
@@ -30,16 +32,25 @@ def attached_vbds(db: Database, vdi: Row) -> list[Row]:
     return found
 
 
-def why_not_vdi(db: Database, vdi: Row, operation: str) -> Failure | None:
-    """Return what forbids an operation on a disk now, or None."""
+def _busy_vdi(db: Database, vdi: Row, operation: str) -> Failure | None:
+    """Return what others do with a disk that keeps an operation waiting."""
     for task_ref, name in vdi["current_operations"].items():
         if name != "copy" or operation in ("snapshot", "destroy", "resize", "forget"):
             return in_progress("VDI", vdi.ref, name, task_ref)
     for vbd in db.linked(vdi, "VBDs", "VBD"):
         for task_ref, name in vbd["current_operations"].items():
             return in_progress("VBD", vbd.ref, name, task_ref)
+    return None
+
+
+def why_not_vdi(db: Database, vdi: Row, operation: str) -> Failure | None:
+    """Return what forbids an operation on a disk now, or None."""
+    if failure := _busy_vdi(db, vdi, operation):
+        return failure
     if not vdi["managed"]:
         return Failure("VDI_NOT_MANAGED", vdi.ref)
+    if vdi["type"] == "cbt_metadata" and operation not in _WITHOUT_DATA:
+        return Failure("VDI_INCOMPATIBLE_TYPE", vdi.ref, "cbt_metadata")
     if operation in _FEATURE_OF and (failure := _cannot_branch(db, vdi, _FEATURE_OF[operation])):
         return failure
     attached = attached_vbds(db, vdi)
@@ -176,6 +187,20 @@ def refresh_device(db: Database, device: Row) -> None:
         allowed = _vbd_allowed(vm, device)
     if set(allowed) != set(device["allowed_operations"]):
         db.put(device, allowed_operations=allowed)
+
+
+def refresh_devices(db: Database, vm: Row) -> None:
+    """Recompute allowed_operations of a VM's devices and disks: they depend on its power state."""
+    for device in [*db.linked(vm, "VBDs", "VBD"), *db.linked(vm, "VIFs", "VIF")]:
+        refresh_device_and_disk(db, device)
+
+
+def refresh_device_and_disk(db: Database, device: Row) -> None:
+    """Recompute allowed_operations of a device and of the disk behind it."""
+    refresh_device(db, device)
+    disk = db.find("VDI", device["VDI"]) if device.cls == "VBD" else None
+    if disk is not None:
+        refresh_vdi(db, disk)
 
 
 def _vbd_allowed(vm: Row, vbd: Row) -> list[str]:

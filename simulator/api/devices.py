@@ -116,7 +116,7 @@ def on_device(ctx: Context, device: Row, operation: str) -> Iterator[None]:
         device,
         operation,
         lambda: _assert_device(ctx, device, operation),
-        lambda: device_rules.refresh_device(ctx.db, device),
+        lambda: device_rules.refresh_device_and_disk(ctx.db, device),
     ):
         yield
 

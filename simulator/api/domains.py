@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from simulator.api import device_rules, vm_rules
 from simulator.api.registry import Context
@@ -97,9 +96,9 @@ def _assert_hardware(vm: Row, host: Row, *, force: bool) -> None:
         return
     flags, cpu = vm["last_boot_CPU_flags"], host["cpu_info"]
     if flags.get("vendor", cpu.get("vendor")) != cpu.get("vendor"):
-        raise Failure("VM_INCOMPATIBLE_WITH_THIS_HOST", vm.ref, host.ref, "CPUs' vendors differ")
+        raise Failure("VM_INCOMPATIBLE_WITH_THIS_HOST", vm.ref, host.ref, "the CPUs are of different vendors")
     if not _is_subset(flags.get("features", ""), cpu.get("features_hvm", "")):
-        text = "VM last booted on a CPU with features this host's CPU does not have."
+        text = "the VM started on a CPU with features that this one lacks"
         raise Failure("VM_INCOMPATIBLE_WITH_THIS_HOST", vm.ref, host.ref, text)
 
 
@@ -199,6 +198,7 @@ def boot(ctx: Context, vm: Row, choose: Callable[[], Row], *, paused: bool) -> N
             pass
         try:
             ctx.pool.clock.wait(BUILD_S)
+            ctx.pool.hosts.assert_power(host.ref)
             ctx.progress(0.22)
             with ctx.db:
                 _release(ctx, vbds)
@@ -258,7 +258,7 @@ def begin_domain(ctx: Context, vm: Row, host: Row, *, paused: bool) -> None:
             current_domain_type=vm["domain_type"],
         )
     _attach_devices(ctx, vm, host)
-    _open_console(ctx, vm, host)
+    ctx.pool.consoles.open(vm, host)
 
 
 def _attach_devices(ctx: Context, vm: Row, host: Row) -> None:
@@ -306,13 +306,6 @@ def device_name(userdevice: str) -> str:
     return f"xvd{letters}"
 
 
-def _open_console(ctx: Context, vm: Row, host: Row) -> None:
-    uuid = ctx.pool.ids.uuid()
-    location = f"https://{host['address']}/console?uuid={uuid}"
-    values: dict[str, Any] = {"uuid": uuid, "protocol": "rfb", "location": location, "VM": vm.ref}
-    ctx.db.create("console", ctx.pool.ids.ref(), values)
-
-
 def move_domain(ctx: Context, vm: Row, host: Row) -> None:
     """Write what a migration changes: the same guest in a new domain on another host; the database is locked."""
     db = ctx.db
@@ -328,7 +321,7 @@ def move_domain(ctx: Context, vm: Row, host: Row) -> None:
         db.put(vdi, sm_config=sm_config | {f"host_{host.ref}": vbd["mode"]})
     for console in db.linked(vm, "consoles", "console"):
         db.delete(console)
-    _open_console(ctx, vm, host)
+    ctx.pool.consoles.open(vm, host)
     vm_rules.refresh(db, vm)
 
 
@@ -345,7 +338,8 @@ def drop_memory(ctx: Context, vm: Row) -> None:
 
 
 def end(ctx: Context, vm: Row) -> None:
-    """Take a domain, or a memory image, away: the VM is Halted."""
+    """Take a domain, or a memory image, away: the VM is Halted. Raises CANNOT_CONTACT_HOST."""
+    ctx.pool.hosts.assert_power(vm["resident_on"])
     ctx.pool.guests.paused(vm)
     if vm["power_state"] == "Suspended":
         drop_memory(ctx, vm)
@@ -376,7 +370,8 @@ def end_domain(ctx: Context, vm: Row, *, state: str) -> None:
 
 
 def reboot(ctx: Context, vm: Row) -> None:
-    """Replace the domain by a new one on the same host; the guest boots again."""
+    """Replace the domain by a new one on the same host; the guest boots again. Raises as `end` does."""
+    ctx.pool.hosts.assert_power(vm["resident_on"])
     host = ctx.db.row("host", vm["resident_on"])
     ctx.pool.guests.paused(vm)
     ctx.pool.clock.wait(BUILD_S)

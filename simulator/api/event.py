@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from simulator.api.registry import Context, call
@@ -17,6 +18,8 @@ _LOOK_S = 3600.0
 
 class _EventList(Type):
     """The bare list of event.next."""
+
+    name = "event record set"
 
     def xml(self, value: Any) -> str:
         """Return the array: that of a batch."""
@@ -60,15 +63,14 @@ def event_inject(ctx: Context, cls: str, ref: str) -> str:
 
 @call("event.get_current_id", returns="int", has_async=False)
 def event_get_current_id(ctx: Context) -> int:
-    """Return 0, as XAPI does (seen)."""
-    del ctx
-    return 0
+    """Return the number that the next event of event.next will have: 0 at first (seen)."""
+    return ctx.pool.registrations.next_id
 
 
 @call("event.register", "string*", has_async=False)
 def event_register(ctx: Context, classes: list[str]) -> None:
     """Begin to collect events for event.next."""
-    ctx.pool.registrations.register(_session(ctx).ref, classes, ctx.pool.hub.token())
+    ctx.pool.registrations.register(_session(ctx).ref, classes, ctx.pool.hub.token(counts_messages=True))
 
 
 @call("event.unregister", "string*", has_async=False)
@@ -86,8 +88,8 @@ def event_next(ctx: Context) -> list[Event]:
         batch = ctx.pool.hub.wait_from(wants, token, _LOOK_S, lambda: _assert_alive(ctx, session))
         ctx.pool.registrations.advance(session.ref, batch["token"])
         if batch["events"]:
-            events: list[Event] = batch["events"]
-            return events
+            with ctx.db:
+                return ctx.pool.registrations.numbered(batch["events"], f"{ctx.pool.clock.now():.0f}.")
 
 
 class Registrations:
@@ -96,6 +98,12 @@ class Registrations:
     def __init__(self) -> None:
         self._texts: dict[str, set[str]] = {}
         self._tokens: dict[str, str] = {}
+        self.next_id = 0
+
+    def numbered(self, events: list[Event], stamp: str) -> list[Event]:
+        """Return events as event.next gives them: with numbers of their own, and a time (transcript 177)."""
+        first, self.next_id = self.next_id, self.next_id + len(events)
+        return [replace(event, generation=first + index, stamp=stamp) for index, event in enumerate(events)]
 
     def register(self, session_ref: str, classes: list[str], token: str) -> None:
         """Add classes."""

@@ -1,26 +1,10 @@
-"""host.* and pool.* as far as they do more than hold fields (xapi.md 6.6)."""
+"""host.* as far as it asks a host about itself (xapi.md 6.6); what happens to hosts is in `host_power`."""
 
 from __future__ import annotations
 
 from simulator.api import domains
 from simulator.api.registry import METHODS, Context, call
 from simulator.core.database import Row
-from simulator.core.failures import Failure
-
-
-@call("host.disable", "&host", "bool?")
-def host_disable(ctx: Context, host: Row, auto_enable: bool | None) -> None:  # noqa: FBT001 - the call's signature
-    """Let no VM start on the host."""
-    del auto_enable
-    with ctx.db as db:
-        db.put(host, enabled=False)
-
-
-@call("host.enable", "&host")
-def host_enable(ctx: Context, host: Row) -> None:
-    """Let VMs start on the host."""
-    with ctx.db as db:
-        db.put(host, enabled=True)
 
 
 @call("host.compute_free_memory", "&host", returns="int")
@@ -57,27 +41,3 @@ def host_has_extension(ctx: Context, host: Row, name: str) -> bool:
     """Return False: there are no extensions."""
     del ctx, host, name
     return False
-
-
-@call("host.call_plugin", "&host", "string", "string", "string->string", returns="string")
-def host_call_plugin(ctx: Context, host: Row, plugin: str, function: str, arguments: dict[str, str]) -> str:
-    """Run a plugin: only `echo` is installed. Raises XENAPI_MISSING_PLUGIN, UNKNOWN_XENAPI_PLUGIN_FUNCTION."""
-    del ctx, host
-    if plugin != "echo":
-        raise Failure("XENAPI_MISSING_PLUGIN", plugin)
-    if function != "main":
-        raise Failure("UNKNOWN_XENAPI_PLUGIN_FUNCTION", function)
-    return "args were: " + repr(arguments)
-
-
-@call("pool.sync_database")
-def pool_sync_database(ctx: Context) -> None:
-    """Write the database to disk now."""
-    ctx.db.flush()
-
-
-@call("pool.designate_new_master", "&host")
-def pool_designate_new_master(ctx: Context, host: Row) -> None:
-    """Make another host the master."""
-    with ctx.db as db:
-        db.put(ctx.pool.pool_row, master=host.ref)

@@ -10,10 +10,12 @@ Parameter notation: that of `simulator.model.types.parse_type`; `&VM` is a refer
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from simulator.api.forwarding import assert_contact
 from simulator.core.database import Database, Row
 from simulator.core.failures import Abandoned, Failure, internal_error
 from simulator.model.schema import CLASSES, Field
@@ -45,11 +47,11 @@ class Constructor(Type):
         if not isinstance(raw, dict):
             raise internal_error('Failure("Expecting Rpc.Dict")')
         values: dict[str, Any] = {}
-        for field in self._fields:
-            if field.name in raw:
-                values[field.name] = field.type.decode(raw[field.name])
-            elif field.is_mandatory:
-                raise internal_error(f'Server_helpers.Dispatcher_FieldNotFound("{field.name}")')
+        for one in self._fields:
+            if one.name in raw:
+                values[one.name] = one.type.decode(raw[one.name])
+            elif one.is_mandatory:
+                raise internal_error(f'Server_helpers.Dispatcher_FieldNotFound("{one.name}")')
         return values
 
 
@@ -67,13 +69,25 @@ class Method:
     field: Field | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How a call came."""
+
+    host_ref: str = ""
+    """To which host; empty: the master."""
+    other_config: Mapping[str, str] = field(default_factory=dict)
+    """What the client wants in its task's other_config (xapi.md 2.2)."""
+
+
 class Context:
     """One call being carried out: its pool, session and task."""
 
-    __slots__ = ("db", "name", "pool", "session", "task")
+    __slots__ = ("db", "host_ref", "name", "pool", "session", "task")
 
-    def __init__(self, pool: Pool, name: str, session: Row | None, task: Row | None = None) -> None:
+    def __init__(self, pool: Pool, name: str, session: Row | None, task: Row | None = None, host_ref: str = "") -> None:
         self.pool = pool
+        self.host_ref = host_ref or pool.master_ref
+        """The host that the call came to."""
         self.db: Database = pool.db
         self.name = name
         self.session = session
@@ -91,7 +105,10 @@ class Context:
                 self.db.put(self.task, progress=fraction)
 
 
-def _parse(notation: str) -> Type:
+@cache
+def parse_param(notation: str) -> Type:
+    """Return the type of a parameter; whether it is optional makes no difference."""
+    notation = notation.removesuffix("?")
     if notation.startswith("&"):
         return Row_(notation[1:])
     if notation.startswith("record:"):
@@ -111,7 +128,7 @@ def call(
     def register(body: Callable[..., Any]) -> Callable[..., Any]:
         METHODS[name] = Method(
             name=name,
-            params=tuple(_parse(one.rstrip("?")) for one in params),
+            params=tuple(parse_param(one) for one in params),
             mandatory=sum(1 for one in params if not one.endswith("?")),
             result=parse_type(returns) if isinstance(returns, str) else returns,
             body=body,
@@ -124,26 +141,32 @@ def call(
 
 
 def find(name: str) -> tuple[Method | None, bool, str]:
-    """Return the method, whether `Async.` was asked for, and the name without prefix; `VM_start` is an alias."""
+    """Return the method, whether `Async.` was asked for, and the name without prefix; `VM_start` is an alias.
+
+    An alias has no Async form (xapi.md 2.5).
+    """
     plain = name
     is_async = False
     for prefix in ("Async.", "InternalAsync."):
         if name.startswith(prefix):
             plain, is_async = name[len(prefix) :], True
     method = METHODS.get(plain)
-    if method is None and "." not in plain:
-        for cls in CLASSES.keys() | {"event"}:
+    if method is None and not is_async and "." not in plain:
+        for cls in CLASSES:
             if plain.startswith(cls + "_") and cls + "." + plain[len(cls) + 1 :] in METHODS:
                 method = METHODS[cls + "." + plain[len(cls) + 1 :]]
     return method, is_async, plain
 
 
-def dispatch(pool: Pool, name: str, raw: list[Any]) -> tuple[Type, Any]:
+_FROM_NOWHERE = Origin()
+
+
+def dispatch(pool: Pool, name: str, raw: list[Any], origin: Origin = _FROM_NOWHERE) -> tuple[Type, Any]:
     """Carry out one call; return the result's type and value. Raises Failure."""
     method, is_async, plain = find(name)
     if method is None:
         if raw:
-            pool.sessions.check(raw[0])
+            pool.hosts.session(origin.host_ref, raw[0])
         raise Failure("MESSAGE_METHOD_UNKNOWN", plain)
     arguments = raw[1:] if method.needs_session else raw
     missing_session = 1 if method.needs_session and not raw else 0
@@ -152,13 +175,13 @@ def dispatch(pool: Pool, name: str, raw: list[Any]) -> tuple[Type, Any]:
         raise Failure("MESSAGE_PARAMETER_COUNT_MISMATCH", plain, str(method.mandatory), str(count))
     values = [kind.decode(one) for kind, one in zip(method.params, arguments, strict=False)]
     values += [None] * (len(method.params) - len(values))
-    session = pool.sessions.check(raw[0]) if method.needs_session else None
+    session = pool.hosts.session(origin.host_ref, raw[0]) if method.needs_session else None
     if is_async and not method.has_async:
         raise Failure("Fault", f"No async mode for this operation (rpc: {plain})")
     if not method.has_async:
-        return method.result, _run(method, Context(pool, plain, session), values)
-    task = pool.tasks.create(name, session)
-    ctx = Context(pool, plain, session, task)
+        return method.result, _run(method, Context(pool, plain, session, None, origin.host_ref), values)
+    task = pool.tasks.create(name, session, other_config=dict(origin.other_config))
+    ctx = Context(pool, plain, session, task, origin.host_ref)
     if is_async:
         threading.Thread(target=_run_async, args=(method, ctx, values), name=name, daemon=True).start()
         return parse_type("@task"), task.ref
@@ -173,6 +196,7 @@ def _run(method: Method, ctx: Context, values: list[Any]) -> Any:
     for index, kind in enumerate(method.params):
         if isinstance(kind, Row_):
             values[index] = ctx.db.row(kind.class_name, values[index])
+    assert_contact(ctx, method.name, values)
     return method.body(ctx, *values)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulator.api.registry import METHODS, Context, call
+from simulator.api.registry import Context, call
 from simulator.core.database import Row
 from simulator.core.failures import Failure
 
@@ -12,8 +12,9 @@ from simulator.core.failures import Failure
 @call("session.login_with_password", "string", "string", "string?", "string?", returns="@session", has_async=False,
       needs_session=False)  # fmt: skip
 def login_with_password(ctx: Context, user: str, password: str, version: str | None, originator: str | None) -> str:
-    """Open a session; the version is not looked at."""
+    """Open a session; the version is not looked at. Raises HOST_IS_SLAVE before it looks at the password."""
     del version
+    ctx.pool.hosts.assert_master(ctx.host_ref)
     ctx.pool.authenticate(user, password)
     return ctx.pool.sessions.open(user, originator or "").ref
 
@@ -21,24 +22,77 @@ def login_with_password(ctx: Context, user: str, password: str, version: str | N
 @call("session.slave_local_login_with_password", "string", "string", returns="@session", has_async=False,
       needs_session=False)  # fmt: skip
 def slave_local_login_with_password(ctx: Context, user: str, password: str) -> str:
-    """Open a local session; here it is as good as any."""
+    """Open a session that only this host knows; any host does so, with or without a master."""
     ctx.pool.authenticate(user, password)
-    return ctx.pool.sessions.open(user, "").ref
+    return ctx.pool.sessions.open_local(ctx.host_ref)
+
+
+@call("session.slave_login", "@host", "string", returns="@session", has_async=False, needs_session=False)
+def slave_login(ctx: Context, host_ref: str, secret: str) -> str:
+    """Open a host's session with the master, by the secret that the pool's hosts share."""
+    ctx.pool.hosts.assert_master(ctx.host_ref)
+    _assert_secret(ctx, host_ref, secret)
+    return ctx.pool.sessions.open("", "", of_host=host_ref).ref
+
+
+@call("session.slave_local_login", "string", returns="@session", has_async=False, needs_session=False)
+def slave_local_login(ctx: Context, secret: str) -> str:
+    """Open a local session by the secret that the pool's hosts share."""
+    _assert_secret(ctx, "localhost", secret)
+    return ctx.pool.sessions.open_local(ctx.host_ref)
+
+
+def _assert_secret(ctx: Context, who: str, secret: str) -> None:
+    if not ctx.pool.is_secret(secret):
+        raise Failure("SESSION_AUTHENTICATION_FAILED", who, "Pool credentials invalid")
+
+
+def _session(ctx: Context) -> Row:
+    assert ctx.session is not None  # noqa: S101 - the call needs a session
+    return ctx.session
 
 
 @call("session.logout", has_async=False)
-@call("session.local_logout", has_async=False)
 def logout(ctx: Context) -> None:
-    """End the session."""
-    assert ctx.session is not None  # noqa: S101 - the call needs a session
-    ctx.pool.sessions.close(ctx.session)
+    """End the session. A local one is no object of the pool: HANDLE_INVALID."""
+    ctx.pool.sessions.close(ctx.db.row("session", _session(ctx).ref))
+
+
+@call("session.local_logout", has_async=False)
+def local_logout(ctx: Context) -> None:
+    """End the local session; an ordinary one stays."""
+    ctx.pool.sessions.close_local(ctx.host_ref, _session(ctx).ref)
 
 
 @call("session.change_password", "string", "string", has_async=False)
 def change_password(ctx: Context, old: str, new: str) -> None:
-    """Refuse: the simulator's password comes from its command line."""
-    del ctx, old, new
-    raise Failure("CHANGE_PASSWORD_REJECTED", "the simulator's password is set when it is started")
+    """Change the password that the pool's hosts share; XAPI does not ask for the old one (sources).
+
+    It holds until the simulator ends: the next start reads its password file again.
+    """
+    del old
+    if not _session(ctx)["is_local_superuser"]:
+        raise Failure("USER_IS_NOT_LOCAL_SUPERUSER", f"Failed to change password for user {ctx.pool.settings.user}")
+    if not new:
+        raise Failure("CHANGE_PASSWORD_REJECTED", "Authentication token manipulation error")
+    ctx.pool.change_password(new)
+
+
+@call("session.get_all_subject_identifiers", returns="string*", has_async=False)
+def get_all_subject_identifiers(ctx: Context) -> list[str]:
+    """Return the identifiers of the directory's users that are logged in."""
+    with ctx.db as db:
+        return sorted({one["auth_user_sid"] for one in db.rows("session") if not one["is_local_superuser"]})
+
+
+@call("session.logout_subject_identifier", "string", has_async=False)
+def logout_subject_identifier(ctx: Context, identifier: str) -> None:
+    """End the other sessions of a directory's user; those of the local superuser are never ended so."""
+    with ctx.db as db:
+        for session in db.rows("session"):
+            is_theirs = not session["is_local_superuser"] and session["auth_user_sid"] == identifier
+            if is_theirs and session.ref != _session(ctx).ref:
+                ctx.pool.sessions.close(session)
 
 
 @call("task.create", "string", "string", returns="@task", has_async=False)
@@ -88,13 +142,7 @@ def task_set_error_info(ctx: Context, task: Row, value: list[str]) -> None:
     _put(ctx, task, error_info=value)
 
 
-@call("system.listMethods", returns="string*", has_async=False, needs_session=False)
-def list_methods(ctx: Context) -> list[str]:
-    """Return the names of all calls; over XML-RPC the answer has no Status."""
-    del ctx
-    names = []
-    for name, method in METHODS.items():
-        names.append(name)
-        if method.has_async:
-            names.append(f"Async.{name}")
-    return names
+@call("task.set_resident_on", "&task", "@host", has_async=False)
+def task_set_resident_on(ctx: Context, task: Row, value: str) -> None:
+    """Write which host works on it."""
+    _put(ctx, task, resident_on=value)

@@ -113,8 +113,11 @@ def forget(ctx: Context, sr: Row) -> None:
     with ctx.db as db:
         if any(pbd["currently_attached"] for pbd in db.linked(sr, "PBDs", "PBD")):
             raise Failure("SR_HAS_PBD", sr.ref)
-        for row in [*db.linked(sr, "VDIs", "VDI"), *db.linked(sr, "PBDs", "PBD"), sr]:
+        for vdi in db.linked(sr, "VDIs", "VDI"):
+            disks.drop_record(db, vdi)
+        for row in [*db.linked(sr, "PBDs", "PBD"), sr]:
             db.delete(row)
+    ctx.pool.match_repositories()
 
 
 @call("SR.destroy", "&SR")

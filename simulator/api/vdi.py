@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from simulator import disks
@@ -77,6 +77,23 @@ def new_record(ctx: Context, sr: Row, uuid: str, **fields: Any) -> Row:
     return disks.new_record(ctx.pool, sr, uuid, fields)
 
 
+class Pieces:
+    """The pieces of an export as a stream to read; looks at each whether it may go on."""
+
+    def __init__(self, pieces: Iterator[memoryview], check: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._check = check
+        self._rest = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+        if not self._rest:
+            self._check()
+            self._rest = next(self._pieces, memoryview(b""))
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)
+
+
 @call("VDI.create", "record:VDI", returns="@VDI")
 def create(ctx: Context, record: dict[str, Any]) -> str:
     """Make an empty disk. Raises SR_NO_PBDS, SR_BACKEND_FAILURE_44 and _79."""
@@ -111,25 +128,19 @@ def destroy(ctx: Context, vdi: Row) -> None:
     """Remove a disk, its VBDs and every pointer to it; its file stays hidden until the collector comes."""
     sr = ctx.db.row("SR", vdi["SR"])
     with on_sr(ctx, sr, "vdi_destroy"), on_vdi(ctx, vdi, "destroy"):
-        with storage():
-            ctx.pool.repository(sr).delete(vdi["uuid"])
+        _delete_files(ctx, vdi)
         with ctx.db as db:
-            _drop_record(ctx, vdi)
-            for vm in db.rows("VM"):
-                if vm["suspend_VDI"] == vdi.ref:
-                    db.put(vm, suspend_VDI=NULL)
+            disks.drop_record(db, vdi)
     ctx.pool.collector(sr).kick()
 
 
-def _drop_record(ctx: Context, vdi: Row) -> None:
-    db = ctx.db
-    for vbd in db.linked(vdi, "VBDs", "VBD"):
-        metrics = db.find("VBD_metrics", vbd["metrics"])
-        if metrics is not None:
-            db.delete(metrics)
-        db.delete(vbd)
-    db.delete(vdi)
-    db.note(f"digest/{vdi['uuid']}", None)
+def _delete_files(ctx: Context, vdi: Row) -> None:
+    """Hide a disk's file, if it still has one, and drop its log of changes."""
+    repository = ctx.pool.repository_of(vdi)
+    if vdi["type"] != "cbt_metadata":
+        with storage():
+            repository.delete(vdi["uuid"])
+    repository.logs.drop(vdi["uuid"])
 
 
 @call("VDI.forget", "&VDI")
@@ -137,7 +148,7 @@ def forget(ctx: Context, vdi: Row) -> None:
     """Remove the record only; SR.scan finds the file again."""
     sr = ctx.db.row("SR", vdi["SR"])
     with on_sr(ctx, sr, "scan"), on_vdi(ctx, vdi, "forget"), ctx.db:
-        _drop_record(ctx, vdi)
+        disks.drop_record(ctx.db, vdi)
 
 
 #: Digests of a disk's snapshots that are remembered, also when the snapshots are gone.
@@ -157,9 +168,11 @@ def branch(ctx: Context, vdi: Row, operation: str, **fields: Any) -> Row:
         digest = repository.sha256(vdi["uuid"]) if vdi["virtual_size"] <= pool.settings.digest_limit else None
         work = repository.snapshot if operation == "snapshot" else repository.clone
         has_base = work(vdi["uuid"], new_uuid, base_uuid)
+        if operation == "snapshot" and vdi["cbt_enabled"]:
+            repository.logs.split(vdi["uuid"], new_uuid)
     values = {name: vdi[name] for name in _COPIED} | {"snapshot_time": pool.clock.stamp(), "metadata_of_pool": NULL}
     if operation == "snapshot":
-        values |= {"is_a_snapshot": True, "snapshot_of": vdi.ref}
+        values |= {"is_a_snapshot": True, "snapshot_of": vdi.ref, "cbt_enabled": vdi["cbt_enabled"]}
     with ctx.db as db:
         if has_base:
             hidden = {"name_label": "base copy", "managed": False, "read_only": True, "metadata_of_pool": NULL}
@@ -195,8 +208,11 @@ def clone(ctx: Context, vdi: Row, driver_params: dict[str, str] | None) -> str:
 
 @call("VDI.copy", "&VDI", "@SR?", "@VDI?", "@VDI?", returns="@VDI")
 def copy(ctx: Context, vdi: Row, sr_ref: str | None, base_ref: str | None, into_ref: str | None) -> str:
-    """Copy the whole content into a new disk, or into an existing one. Raises VDI_TOO_SMALL and VDI_READONLY."""
-    del base_ref
+    """Copy the content into a new disk, or into an existing one; only what differs from a base when one is given.
+
+    Raises VDI_TOO_SMALL and VDI_READONLY.
+    """
+    base = None if is_null(base_ref or "") else ctx.db.row("VDI", base_ref or "")
     sr = ctx.db.row("SR", vdi["SR"] if is_null(sr_ref or "") else sr_ref or "")
     target = _copy_target(ctx, vdi, sr) if is_null(into_ref or "") else ctx.db.row("VDI", into_ref or "")
     if target["virtual_size"] < vdi["virtual_size"]:
@@ -205,7 +221,7 @@ def copy(ctx: Context, vdi: Row, sr_ref: str | None, base_ref: str | None, into_
         raise Failure("VDI_READONLY", target.ref)
     try:
         with on_vdi(ctx, vdi, "copy"):
-            copy_content(ctx, vdi, target)
+            copy_content(ctx, vdi, target, base)
     except Failure:
         if is_null(into_ref or ""):
             discard(ctx, target)
@@ -224,14 +240,25 @@ def _copy_target(ctx: Context, vdi: Row, sr: Row) -> Row:
 
 def discard(ctx: Context, vdi: Row) -> None:
     """Take back a disk that was just made."""
-    with on_sr(ctx, ctx.db.row("SR", vdi["SR"]), "vdi_destroy"), storage():
-        ctx.pool.repository_of(vdi).delete(vdi["uuid"])
+    with on_sr(ctx, ctx.db.row("SR", vdi["SR"]), "vdi_destroy"):
+        _delete_files(ctx, vdi)
         with ctx.db:
-            _drop_record(ctx, vdi)
+            disks.drop_record(ctx.db, vdi)
 
 
-def copy_content(ctx: Context, source: Row, target: Row) -> None:
-    """Copy all data; stops when the task is cancelled."""
+def _copy_difference(ctx: Context, source: Row, target: Row, base: Row) -> None:
+    repository = ctx.pool.repository_of(source)
+    with storage(), repository.export(source["uuid"], "vhd", base["uuid"]) as stream:
+        pieces = Pieces(stream, lambda: ctx.pool.tasks.check_cancelled(ctx.task))
+        ctx.pool.repository_of(target).import_vhd(target["uuid"], pieces, stream.length, ctx.progress)
+
+
+def copy_content(ctx: Context, source: Row, target: Row, base: Row | None = None) -> None:
+    """Copy all data, or what differs from a base in the same repository; stops when the task is cancelled."""
+    if base is not None and base["SR"] == source["SR"]:
+        _copy_difference(ctx, source, target, base)
+        disks.refresh(ctx.pool, target)
+        return
     reader, writer = ctx.pool.repository_of(source), ctx.pool.repository_of(target)
     size = source["virtual_size"]
     with storage():
@@ -256,13 +283,6 @@ def resize(ctx: Context, vdi: Row, size: int) -> None:
         with storage():
             ctx.pool.repository(sr).resize(vdi["uuid"], size)
         disks.refresh(ctx.pool, vdi)
-
-
-@call("VDI.resize_online", "&VDI", "int")
-def resize_online(ctx: Context, vdi: Row, size: int) -> None:
-    """Refuse: no driver of file or LVM repositories offers it."""
-    del ctx, size
-    raise Failure("SR_OPERATION_NOT_SUPPORTED", vdi["SR"])
 
 
 @call("VDI.update", "&VDI")
@@ -291,6 +311,7 @@ def set_sharable(ctx: Context, vdi: Row, value: bool) -> None:  # noqa: FBT001 -
     """Let several VMs write to the disk."""
     with ctx.db as db:
         db.put(vdi, sharable=value)
+        device_rules.refresh_vdi(db, vdi)
 
 
 @call("VDI.set_read_only", "&VDI", "bool", has_async=False)

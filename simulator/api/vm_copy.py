@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from simulator.api import device_rules, vdi, vm_rules
+from simulator.api.blob import drop_blob
 from simulator.api.registry import Context, call
+from simulator.api.vm_metadata import metadata_of
 from simulator.api.vm_power import on_vm
 from simulator.core.database import Row
 from simulator.core.failures import Failure
@@ -40,6 +43,7 @@ _FRESH: dict[str, Any] = {
     "VUSBs": [],
     "VGPUs": [],
     "VTPMs": [],
+    "blobs": {},
     "crash_dumps": [],
     "attached_PCIs": [],
     "snapshots": [],
@@ -53,8 +57,13 @@ _DROPPED_KEYS = ("default_template", "xensource_internal")
 
 
 def memory_overhead(vm: dict[str, Any]) -> int:
-    """Return the toolstack's own memory for a VM (5 MiB for one VCPU and 256 MiB, as observed)."""
-    return _OVERHEAD + (int(vm["VCPUs_max"]) - 1) * _OVERHEAD_PER_VCPU
+    """Return the toolstack's own memory for a VM (5 MiB for one VCPU and 256 MiB, as observed).
+
+    The part that is shadow memory, a MiB for each VCPU, grows with HVM_shadow_multiplier.
+    """
+    vcpus = int(vm["VCPUs_max"])
+    more = max(0.0, float(vm.get("HVM_shadow_multiplier", 1.0)) - 1.0)
+    return _OVERHEAD + (vcpus - 1) * _OVERHEAD_PER_VCPU + math.ceil(more * vcpus) * _OVERHEAD_PER_VCPU
 
 
 @call("VM.create", "record:VM", returns="@VM")
@@ -96,22 +105,41 @@ def make_vm(ctx: Context, record: dict[str, Any]) -> Row:
 @call("VM.destroy", "&VM")
 def destroy(ctx: Context, vm: Row) -> None:
     """Remove a VM with its devices and metrics; its disks and snapshots stay."""
-    with on_vm(ctx, vm, "destroy"), ctx.db as db:
-        for child in db.linked(vm, "children", "VM"):
-            db.put(child, parent=vm["parent"])
-        for device in [
-            *db.linked(vm, "VBDs", "VBD"),
-            *db.linked(vm, "VIFs", "VIF"),
-            *db.linked(vm, "consoles", "console"),
-        ]:
-            drop_device(ctx, device)
-        for cls, field in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics")):
-            row = db.find(cls, vm[field])
-            if row is not None:
-                db.delete(row)
-        db.note(f"guest/{vm['uuid']}", None)
-        db.note(f"metadata/{vm['uuid']}", None)
-        db.delete(vm)
+    with on_vm(ctx, vm, "destroy"), ctx.db:
+        remove(ctx, vm)
+
+
+def remove(ctx: Context, vm: Row) -> None:
+    """Delete a VM's record with those of its devices and metrics, and every pointer to it; the database is locked."""
+    db = ctx.db
+    for child in db.linked(vm, "children", "VM"):
+        db.put(child, parent=vm["parent"])
+    for snapshot in db.linked(vm, "snapshots", "VM"):
+        db.put(snapshot, snapshot_of=NULL)
+    for device in [
+        *db.linked(vm, "VBDs", "VBD"),
+        *db.linked(vm, "VIFs", "VIF"),
+        *db.linked(vm, "consoles", "console"),
+    ]:
+        drop_device(ctx, device)
+    for cls, field in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics")):
+        row = db.find(cls, vm[field])
+        if row is not None:
+            db.delete(row)
+    for cls, field in (("VTPM", "VTPMs"), ("VUSB", "VUSBs"), ("VGPU", "VGPUs")):
+        for one in db.linked(vm, field, cls):
+            db.delete(one)
+    for ref in vm["blobs"].values():
+        blob = db.find("blob", ref)
+        if blob is not None:
+            drop_blob(ctx.pool, blob)
+    db.note(f"guest/{vm['uuid']}", None)
+    db.delete(vm)
+
+
+def fresh() -> dict[str, Any]:
+    """Return the fields that a VM made from another's record begins with."""
+    return {name: value.copy() if isinstance(value, list | dict) else value for name, value in _FRESH.items()}
 
 
 def drop_device(ctx: Context, device: Row) -> None:
@@ -134,6 +162,7 @@ DiskMaker = Callable[[Context, Row], Row]
 def snapshot_disk(ctx: Context, disk: Row) -> Row:
     """Snapshot one disk of a VM; tags are lost (observed)."""
     with vdi.on_sr(ctx, ctx.db.row("SR", disk["SR"]), "vdi_snapshot"), vdi.on_vdi(ctx, disk, "snapshot"):
+        ctx.pool.clock.wait(ctx.pool.snapshot_s)
         return vdi.branch(ctx, disk, "snapshot")
 
 
@@ -152,14 +181,14 @@ def disk_vbds(ctx: Context, vm: Row, ignored: list[str]) -> list[Row]:
 def copy_disks(ctx: Context, vm: Row, make: DiskMaker, label: str, ignored: list[str]) -> dict[str, str]:
     """Copy the disks of a VM, each in a task of its own; return new disk by old one. Undone on failure."""
     made: dict[str, str] = {}
-    vbds = disk_vbds(ctx, vm, ignored)
-    for number, vbd in enumerate(vbds):
-        disk = ctx.db.row("VDI", vbd["VDI"])
+    refs = dict.fromkeys(vbd["VDI"] for vbd in disk_vbds(ctx, vm, ignored))
+    for number, disk_ref in enumerate(refs):
+        disk = ctx.db.row("VDI", disk_ref)
         parent = ctx.task.ref if ctx.task is not None else NULL
         task = ctx.pool.tasks.create(f"Async.{label}", ctx.session, subtask_of=parent)
         try:
             made[disk.ref] = make(Context(ctx.pool, label, ctx.session, task), disk).ref
-            ctx.progress((number + 1) / len(vbds))
+            ctx.progress((number + 1) / len(refs))
         except Failure:
             for ref in made.values():
                 vdi.discard(ctx, ctx.db.row("VDI", ref))
@@ -255,18 +284,6 @@ def _copied(ctx: Context, disk: Row, sr_ref: str) -> Row:
     return ctx.db.row("VDI", vdi.copy(ctx, disk, sr_ref, None, None))
 
 
-def metadata_of(vm: Row) -> str:
-    """Return a VM's record as the s-expression that its snapshot keeps."""
-    fields = vm.spec.fields
-    pairs = (f"('{name}' {_quoted(fields[name].type.text(vm[name]))})" for name in sorted(fields, reverse=True))
-    return f"({' '.join(pairs)})"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def snapshot_record(ctx: Context, vm: Row, disks: dict[str, str], fields: dict[str, Any]) -> Row:
     """Make the record of a snapshot: it becomes the VM's parent; the database is locked."""
     state = {"power-state-at-snapshot": vm["power_state"], "disk-snapshot-type": "crash_consistent"}
@@ -281,7 +298,6 @@ def snapshot_record(ctx: Context, vm: Row, disks: dict[str, str], fields: dict[s
     }
     row = copy_record(ctx, vm, disks, values | fields, new_macs=False)
     ctx.db.put(vm, parent=row.ref)
-    ctx.db.note(f"metadata/{row['uuid']}", dict(vm.values) | {"parent": NULL})
     return row
 
 

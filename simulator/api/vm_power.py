@@ -19,6 +19,12 @@ _MEMORY_IMAGE = 4 << 20
 _LOOK_S = 0.05
 
 
+def refresh(ctx: Context, vm: Row) -> None:
+    """Recompute allowed_operations of a VM and its devices; the database is locked."""
+    vm_rules.refresh(ctx.db, vm)
+    device_rules.refresh_devices(ctx.db, vm)
+
+
 @contextlib.contextmanager
 def on_vm(ctx: Context, vm: Row, operation: str) -> Iterator[None]:
     """Hold a VM for one operation."""
@@ -27,7 +33,7 @@ def on_vm(ctx: Context, vm: Row, operation: str) -> Iterator[None]:
         vm,
         operation,
         lambda: vm_rules.assert_allowed(ctx.db, vm, operation),
-        lambda: vm_rules.refresh(ctx.db, vm),
+        lambda: refresh(ctx, vm),
     ):
         yield
 
@@ -197,13 +203,16 @@ def _resume(ctx: Context, vm: Row, choose: Callable[[], Row], *, paused: bool) -
 
 @call("VM.power_state_reset", "&VM")
 def power_state_reset(ctx: Context, vm: Row) -> None:
-    """Forget the power state. Raises DOMAIN_EXISTS for a running domain; a paused one is reset (seen)."""
+    """Forget the power state. Raises DOMAIN_EXISTS for a running domain; a paused one is reset (seen).
+
+    A VM on a host without power has no domain, whatever its record says.
+    """
     with ctx.db as db:
-        if vm["power_state"] == "Running":
+        if vm["power_state"] == "Running" and ctx.pool.hosts.has_domain(vm):
             raise Failure("DOMAIN_EXISTS", vm.ref)
         domains.end_domain(ctx, vm, state="Halted")
         db.put(vm, suspend_VDI=NULL)
-        vm_rules.refresh(db, vm)
+        refresh(ctx, vm)
 
 
 @call("VM.assert_can_boot_here", "&VM", "&host")
@@ -228,10 +237,8 @@ def assert_operation_valid(ctx: Context, vm: Row, operation: str) -> None:
 @call("VM.update_allowed_operations", "&VM")
 def update_allowed_operations(ctx: Context, vm: Row) -> None:
     """Recompute allowed_operations of the VM and its devices."""
-    with ctx.db as db:
-        vm_rules.refresh(db, vm)
-        for device in [*db.linked(vm, "VBDs", "VBD"), *db.linked(vm, "VIFs", "VIF")]:
-            device_rules.refresh_device(db, device)
+    with ctx.db:
+        refresh(ctx, vm)
 
 
 @call("VM.get_boot_record", "&VM", returns="record:VM", has_async=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from simulator.api import device_rules, domains, vdi, vm_rules
@@ -9,16 +10,19 @@ from simulator.api.registry import Context, call
 from simulator.api.vm_copy import (
     clone_disk,
     copy_disks,
+    copy_record,
     copy_vbd,
     copy_vif,
     drop_device,
     snapshot_disk,
     snapshot_record,
 )
+from simulator.api.vm_metadata import record_of
 from simulator.api.vm_power import on_vm, save_memory
 from simulator.core.database import Row
 from simulator.core.failures import Failure
-from simulator.model.types import EPOCH, NULL
+from simulator.model.schema import CLASSES
+from simulator.model.types import EPOCH, NULL, Ref, SetOf
 from simulator.model.words import words
 
 #: Fields that a revert leaves as they are.
@@ -65,17 +69,30 @@ def _memory_image(ctx: Context, vm: Row, state: str) -> Row:
 def revert(ctx: Context, snapshot: Row) -> None:
     """Bring a VM back to a snapshot: its disks are replaced by clones of the snapshot's.
 
-    Raises VM_REVERT_FAILED for what is no snapshot, or one whose VM is gone.
+    A VM that is gone is made again with its old uuid (xapi.md 9.2). Raises VM_REVERT_FAILED for what is no snapshot.
     """
-    vm = ctx.db.find("VM", snapshot["snapshot_of"])
-    if not snapshot["is_a_snapshot"] or vm is None:
+    if not snapshot["is_a_snapshot"]:
         raise Failure("VM_REVERT_FAILED", snapshot.ref, NULL)
     with on_vm(ctx, snapshot, "revert"):
+        vm = ctx.db.find("VM", snapshot["snapshot_of"]) or _made_again(ctx, snapshot)
         if vm["power_state"] != "Halted":
             with on_vm(ctx, vm, "hard_shutdown"):
                 domains.end(ctx, vm)
         with ctx.pool.operations.on(ctx, vm, "reverting", lambda: None, lambda: vm_rules.refresh(ctx.db, vm)):
             _replace(ctx, vm, snapshot)
+
+
+def _made_again(ctx: Context, snapshot: Row) -> Row:
+    """Make the record of a snapshot's VM that was destroyed. Raises VM_REVERT_FAILED."""
+    saved = record_of(snapshot)
+    with ctx.db as db:
+        if not saved or saved["uuid"] in db.tables["VM"].by_uuid:
+            raise Failure("VM_REVERT_FAILED", snapshot.ref, NULL)
+        vm = copy_record(ctx, snapshot, {}, {"uuid": saved["uuid"], "is_a_snapshot": False}, new_macs=False)
+        for vif in db.linked(vm, "VIFs", "VIF"):
+            drop_device(ctx, vif)
+        db.put(snapshot, snapshot_of=vm.ref)
+        return vm
 
 
 def _replace(ctx: Context, vm: Row, snapshot: Row) -> None:
@@ -94,7 +111,11 @@ def _replace(ctx: Context, vm: Row, snapshot: Row) -> None:
             copy_vif(ctx, vif, vm, new_mac=False)
         _restore_record(ctx, vm, snapshot, memory)
     for disk in outdated:
-        vdi.discard(ctx, disk)
+        # One that somebody else uses stays.
+        with contextlib.suppress(Failure):
+            with ctx.db as db:
+                device_rules.assert_vdi(db, disk, "destroy")
+            vdi.discard(ctx, disk)
 
 
 def _outdated_disks(ctx: Context, vm: Row, snapshot: Row) -> list[Row]:
@@ -103,7 +124,7 @@ def _outdated_disks(ctx: Context, vm: Row, snapshot: Row) -> list[Row]:
     with db:
         taken = [db.find("VDI", vbd["VDI"]) for vbd in db.linked(snapshot, "VBDs", "VBD")]
         versions = {disk["snapshot_of"] for disk in taken if disk is not None}
-        disks = [db.find("VDI", vbd["VDI"]) for vbd in db.linked(vm, "VBDs", "VBD")]
+        disks = [db.find("VDI", ref) for ref in dict.fromkeys(vbd["VDI"] for vbd in db.linked(vm, "VBDs", "VBD"))]
         return [disk for disk in disks if disk is not None and disk.ref in versions]
 
 
@@ -119,10 +140,20 @@ def _repoint(ctx: Context, old_ref: str, new_ref: str) -> None:
         device_rules.refresh_vdi(db, new)
 
 
+def _existing(ctx: Context, vm: Row, field: str, value: Any) -> Any:
+    """Return a saved value, without references to what is gone."""
+    kind = vm.spec.fields[field].type
+    if isinstance(kind, Ref) and (kind.class_name not in CLASSES or ctx.db.find(kind.class_name, value) is None):
+        return NULL
+    if isinstance(kind, SetOf) and isinstance(kind.item, Ref):
+        return [ref for ref in value if ctx.db.find(kind.item.class_name, ref) is not None]
+    return value
+
+
 def _restore_record(ctx: Context, vm: Row, snapshot: Row, memory_ref: str) -> None:
     db = ctx.db
-    saved: dict[str, Any] = db.notes.get(f"metadata/{snapshot['uuid']}", {})
-    values = {name: value for name, value in saved.items() if name not in _KEPT}
+    saved = record_of(snapshot)
+    values = {name: _existing(ctx, vm, name, value) for name, value in saved.items() if name not in _KEPT}
     values |= {
         "is_a_template": False,
         "is_a_snapshot": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulator.api import appliance_rules
 from simulator.core.database import Database, Row
 from simulator.core.failures import Failure, in_progress
 from simulator.model.words import words
@@ -193,3 +194,6 @@ def refresh(db: Database, vm: Row) -> None:
     allowed = [one for one in LISTED if why_not(db, vm, one, listing=True) is None]
     if set(allowed) != set(vm["allowed_operations"]):
         db.put(vm, allowed_operations=allowed)
+    appliance = db.find("VM_appliance", vm["appliance"])
+    if appliance is not None:
+        appliance_rules.refresh(db, appliance)

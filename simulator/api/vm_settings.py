@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulator.api import vm_rules
+from simulator.api import domains, vm_rules
 from simulator.api.registry import Context, call
 from simulator.api.vm_copy import memory_overhead
 from simulator.api.vm_power import on_vm
@@ -60,17 +60,24 @@ def set_vcpus_number_live(ctx: Context, vm: Row, value: int) -> None:
         db.put(vm, VCPUs_at_startup=value)
         metrics = db.find("VM_metrics", vm["metrics"])
         if metrics is not None:
-            db.put(metrics, VCPUs_number=value)
+            utilisation = {str(number): 0.0 for number in range(value)} | metrics["VCPUs_utilisation"]
+            kept = {number: share for number, share in utilisation.items() if int(number) < value}
+            db.put(metrics, VCPUs_number=value, VCPUs_utilisation=kept, last_updated=ctx.pool.clock.stamp())
 
 
-def _put_memory(ctx: Context, vm: Row, limits: dict[str, int]) -> None:
-    """Write memory limits. Raises MEMORY_CONSTRAINT_VIOLATION_ORDER."""
+def _assert_order(vm: Row, limits: dict[str, int]) -> None:
+    """Raise MEMORY_CONSTRAINT_VIOLATION_ORDER unless the limits, with those that stay, ascend."""
     merged = {
         name: limits.get(name, vm[f"memory_{name}"])
         for name in ("static_min", "dynamic_min", "dynamic_max", "static_max")
     }
     if list(merged.values()) != sorted(merged.values()):
         raise Failure("MEMORY_CONSTRAINT_VIOLATION_ORDER")
+
+
+def _put_memory(ctx: Context, vm: Row, limits: dict[str, int]) -> None:
+    """Write memory limits. Raises MEMORY_CONSTRAINT_VIOLATION_ORDER."""
+    _assert_order(vm, limits)
     _put(ctx, vm, **{f"memory_{name}": value for name, value in limits.items()})
 
 
@@ -90,6 +97,7 @@ def set_memory(ctx: Context, vm: Row, value: int) -> None:
     with ctx.db:
         _assert(ctx, vm, "changing_memory_limits")
         _put_memory(ctx, vm, dict.fromkeys(("dynamic_min", "dynamic_max", "static_max"), value))
+        ctx.db.put(vm, memory_target=value)
 
 
 @call("VM.set_memory_static_range", "&VM", "int", "int")
@@ -102,9 +110,23 @@ def set_memory_static_range(ctx: Context, vm: Row, least: int, most: int) -> Non
 
 @call("VM.set_memory_dynamic_range", "&VM", "int", "int")
 def set_memory_dynamic_range(ctx: Context, vm: Row, least: int, most: int) -> None:
-    """Set the dynamic limits of a halted or running VM."""
-    with on_vm(ctx, vm, "changing_dynamic_range"), ctx.db:
-        _put_memory(ctx, vm, {"dynamic_min": least, "dynamic_max": most})
+    """Set the dynamic limits of a halted or running VM; a running one balloons to the lower.
+
+    Raises MEMORY_CONSTRAINT_VIOLATION_ORDER, HOST_NOT_ENOUGH_FREE_MEMORY.
+    """
+    with on_vm(ctx, vm, "changing_dynamic_range"), ctx.db as db:
+        limits = {"dynamic_min": least, "dynamic_max": most}
+        _assert_order(vm, limits)
+        if vm["power_state"] == "Running":
+            free = domains.free_memory(ctx, db.row("host", vm["resident_on"]))
+            more = least - vm["memory_dynamic_min"]
+            if more > free:
+                raise Failure("HOST_NOT_ENOUGH_FREE_MEMORY", str(more), str(free))
+        _put_memory(ctx, vm, limits)
+        db.put(vm, memory_target=least)
+        metrics = db.find("VM_metrics", vm["metrics"])
+        if metrics is not None and vm["power_state"] == "Running":
+            db.put(metrics, memory_actual=least, last_updated=ctx.pool.clock.stamp())
 
 
 @call("VM.set_memory_static_max", "&VM", "int", has_async=False)
@@ -138,7 +160,7 @@ def compute_memory_overhead(ctx: Context, vm: Row) -> int:
     return memory_overhead(vm.values)
 
 
-@call("VM.set_HVM_boot_policy", "&VM", "string")
+@call("VM.set_HVM_boot_policy", "&VM", "string", has_async=False)
 def set_hvm_boot_policy(ctx: Context, vm: Row, value: str) -> None:
     """Choose HVM booting; the domain type follows."""
     with ctx.db:
@@ -180,27 +202,3 @@ def add_to_nvram(ctx: Context, vm: Row, key: str, value: str) -> None:
 def remove_from_nvram(ctx: Context, vm: Row, key: str) -> None:
     """Remove a key from the NVRAM of a halted VM."""
     set_nvram(ctx, vm, {one: value for one, value in vm["NVRAM"].items() if one != key})
-
-
-def _plain_setter(name: str, notation: str, field: str) -> None:
-    """Register a setter without rules for a field that only constructors may set otherwise."""
-    call(name, "&VM", notation)(_Setter(field))
-
-
-class _Setter:
-    def __init__(self, field: str) -> None:
-        self._field = field
-
-    def __call__(self, ctx: Context, vm: Row, value: Any) -> None:
-        with ctx.db:
-            _put(ctx, vm, **{self._field: value})
-
-
-_plain_setter("VM.set_actions_after_crash", "on_crash_behaviour", "actions_after_crash")
-_plain_setter("VM.set_ha_restart_priority", "string", "ha_restart_priority")
-_plain_setter("VM.set_has_vendor_device", "bool", "has_vendor_device")
-_plain_setter("VM.set_start_delay", "int", "start_delay")
-_plain_setter("VM.set_shutdown_delay", "int", "shutdown_delay")
-_plain_setter("VM.set_order", "int", "order")
-_plain_setter("VM.set_suspend_VDI", "@VDI", "suspend_VDI")
-_plain_setter("VM.set_bios_strings", "string->string", "bios_strings")

@@ -13,12 +13,30 @@ from typing import Any, Self
 from simulator.core.failures import Abandoned, handle_invalid
 from simulator.core.log import Change, Log
 from simulator.model.schema import CLASSES, ClassSpec
-from simulator.model.types import NULL
+from simulator.model.types import NULL, Ref, SetOf
 
 #: Deletions remembered per class; beyond the first number they are trimmed to the second (xapi.md 12.1).
 DELETED_LIMIT, DELETED_KEPT = 512, 256
 #: Classes that a toolstack restart empties and that the log leaves out.
 VOLATILE = frozenset({"session", "task"})
+
+
+def _referrers() -> dict[str, list[tuple[str, str]]]:
+    """Return the fields, by the class that they refer to, whose references go with the object.
+
+    Not those of relations: sets that mirror another field are kept by it, and `snapshot_of` keeps the name of what
+    is gone, as XAPI's does.
+    """
+    found: dict[str, list[tuple[str, str]]] = {name: [] for name in CLASSES}
+    for name, spec in CLASSES.items():
+        for field in spec.fields.values():
+            kind = field.type.item if isinstance(field.type, SetOf) else field.type
+            if isinstance(kind, Ref) and kind.class_name in found and not field.mirrors and field.name != "snapshot_of":
+                found[kind.class_name].append((name, field.name))
+    return found
+
+
+_REFERRERS = _referrers()
 
 
 class Row:
@@ -32,7 +50,7 @@ class Row:
         self.values = values
         self.created = created
         self.modified = created
-        self._xml: str | None = None
+        self._xml = (0, "")
 
     def __getitem__(self, field: str) -> Any:
         return self.values[field]
@@ -44,14 +62,13 @@ class Row:
 
     def xml(self) -> str:
         """Return the record's `<value>`, kept until the next write."""
-        text = self._xml
-        if text is None:
-            text = self._xml = self.spec.xml(self.values)
+        # A write in another thread meanwhile makes what is kept here outdated, not wrong: its generation tells.
+        generation = self.modified
+        kept, text = self._xml
+        if kept != generation:
+            text = self.spec.xml(self.values)
+            self._xml = (generation, text)
         return text
-
-    def forget_xml(self) -> None:
-        """Drop the kept encoding."""
-        self._xml = None
 
 
 class Table:
@@ -193,6 +210,18 @@ class Database:
         self._note(row, ("del", row.cls, row.ref, {}))
         for field, inverse in row.spec.inverse.items():
             self._unlink(inverse, row.values[field], row.ref)
+        for cls, field in _REFERRERS[row.cls]:
+            for other in list(self.tables[cls].rows.values()):
+                self._let_go(other, field, row.ref)
+
+    def _let_go(self, row: Row, field: str, ref: str) -> None:
+        """Take a reference to what is gone out of an object's field."""
+        value = row.values[field]
+        if isinstance(value, str):
+            if value == ref:
+                self.put(row, **{field: NULL})
+        elif ref in value:
+            self.put(row, **{field: [one for one in value if one != ref]})
 
     def note(self, key: str, value: Any) -> None:
         """Remember something about the simulation itself (None: forget it)."""
@@ -206,7 +235,6 @@ class Database:
         recent = self.tables[row.cls].recent
         self.generation += 1
         row.modified = self.generation
-        row.forget_xml()
         del recent[row.ref]
         recent[row.ref] = None
 

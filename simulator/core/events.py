@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from simulator.core.database import Database, Row
@@ -29,7 +29,7 @@ _TOKEN = re.compile(r"(\d+),(\d+)\Z")
 #: Classes that XAPI counts beside the simulated ones.
 _EMPTY_CLASSES = words(
     """
-    vdi_nbd_server_info user tunnel subject sr_stat secret role probe_result pool_update pool_patch
+    diagnostics vdi_nbd_server_info user tunnel subject sr_stat secret role probe_result pool_update pool_patch
     network_sriov message host_patch host_crashdump event data_source crashdump blob auth vusb vtpm vm_appliance
     vmss vmpp vlan vgpu_type vgpu usb_group sdn_controller repository pvs_site pvs_server pvs_proxy
     pvs_cache_storage pusb pgpu pci observer lvhd gpu_group feature dr_task cluster_host cluster certificate
@@ -37,6 +37,8 @@ _EMPTY_CLASSES = words(
     """
 )
 _SPECS = {name.lower(): spec for name, spec in CLASSES.items()}
+#: The class that XAPI keeps outside its database: no count of references, numbers of their own in tokens (seen).
+_MESSAGE = "message"
 _NO_EVENTS = frozenset({"session"})
 #: The key under which all who wait are found; no class has this name.
 _EVERYONE = ""
@@ -53,6 +55,7 @@ class Event:
     operation: str
     ref: str
     row: Row | None
+    stamp: str = "0.0"
 
 
 class EventsType(Type):
@@ -78,7 +81,7 @@ def _event_xml(event: Event) -> str:
     snapshot = f"<member><name>snapshot</name>{event.row.xml()}</member>" if event.row else ""
     return (
         f"<value><struct><member><name>id</name><value>{event.generation}</value></member>"
-        "<member><name>timestamp</name><value>0.0</value></member>"
+        f"<member><name>timestamp</name><value>{event.stamp}</value></member>"
         f"<member><name>class</name><value>{event.cls}</value></member>"
         f"<member><name>operation</name><value>{event.operation}</value></member>"
         f"<member><name>ref</name><value>{event.ref}</value></member>{snapshot}</struct></value>"
@@ -88,7 +91,7 @@ def _event_xml(event: Event) -> str:
 def _event_json(event: Event) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "id": str(event.generation),
-        "timestamp": "0.0",
+        "timestamp": event.stamp,
         "class": event.cls,
         "operation": event.operation,
         "ref": event.ref,
@@ -104,6 +107,10 @@ class Subscription:
 
     classes: frozenset[str]
     objects: frozenset[tuple[str, str]]
+
+    def concerns(self, cls: str) -> bool:
+        """Tell whether anything of a class is part of it."""
+        return cls in self.classes or any(cls == one for one, _ref in self.objects)
 
     def wants(self, cls: str, ref: str) -> bool:
         """Tell whether an object is part of it."""
@@ -177,16 +184,24 @@ class EventHub:
                     if not self._waiters[key]:
                         del self._waiters[key]
 
-    def token(self) -> str:
-        """Return the token of this moment."""
-        return f"{self._db.generation:020d},{0:020d}"
+    def token(self, *, counts_messages: bool = False) -> str:
+        """Return the token of this moment; messages are counted apart, for those who want them (seen)."""
+        messages = self._message_generation() if counts_messages else 0
+        return f"{self._db.generation:020d},{messages:020d}"
+
+    def _message_generation(self) -> int:
+        """Return when the last message came or went."""
+        table = self._db.tables["message"]
+        newest = next(reversed(table.recent), None)
+        came = table.rows[newest].modified if newest is not None else 0
+        return max(came, table.deleted[-1][1] if table.deleted else 0)
 
     def wait_from(self, wants: Subscription, token: str, timeout_s: float, check: Callable[[], None]) -> dict[str, Any]:
         """Answer event.from. `check` raises when the caller's session has ended meanwhile.
 
         Raises EVENT_FROM_TOKEN_PARSE_FAILURE.
         """
-        since = _generation_of(token)
+        since = _generations_of(token)
         limit = min(timeout_s, LONGEST_WAIT_S)
         deadline = time.monotonic() + (limit + EXTRA_WAIT_S if limit > 0 else 0)
         with self._waiting(wants) as waiter:
@@ -196,19 +211,27 @@ class EventHub:
                     events = self._collect(wants, since)
                     left = deadline - time.monotonic()
                     if events or left <= 0:
-                        return self._answer(events)
+                        return self._answer(events, wants)
                     waiter.woken.clear()
                 if waiter.woken.wait(left):
                     time.sleep(BATCHING_S)
 
-    def _answer(self, events: list[Event]) -> dict[str, Any]:
+    def _answer(self, events: list[Event], wants: Subscription) -> dict[str, Any]:
         counts = dict.fromkeys(_EMPTY_CLASSES, 0)
         counts |= {name.lower(): len(table.rows) for name, table in self._db.tables.items()}
-        return {"events": events, "valid_ref_counts": counts, "token": self.token()}
+        counts[_MESSAGE] = 0
+        token = self.token(counts_messages=wants.concerns(_MESSAGE))
+        return {"events": events, "valid_ref_counts": counts, "token": token}
 
-    def _collect(self, wants: Subscription, since: int) -> list[Event]:
+    def _collect(self, wants: Subscription, since: tuple[int, int]) -> list[Event]:
+        """Return what changed: messages first, then all other classes, additions before changes before deletions."""
+        classes = wants.classes | {cls for cls, _ref in wants.objects}
+        messages = self._changes(wants, classes & {_MESSAGE}, since[1])
+        return [replace(one, generation=0) for one in messages] + self._changes(wants, classes - {_MESSAGE}, since[0])
+
+    def _changes(self, wants: Subscription, classes: frozenset[str], since: int) -> list[Event]:
         added, changed, gone = [], [], []
-        for cls in wants.classes | {cls for cls, _ref in wants.objects}:
+        for cls in classes:
             table, whole, name = self._db.tables[cls], cls in wants.classes, cls.lower()
             for row in table.changed_since(since):
                 if whole or (cls, row.ref) in wants.objects:
@@ -222,10 +245,11 @@ class EventHub:
         return [*reversed(added), *reversed(changed), *gone]
 
 
-def _generation_of(token: str) -> int:
+def _generations_of(token: str) -> tuple[int, int]:
+    """Return the two numbers of a token: how far its owner has seen objects, and messages."""
     if token == "":
-        return -1
+        return -1, -1
     match = _TOKEN.match(token)
     if not match:
         raise Failure("EVENT_FROM_TOKEN_PARSE_FAILURE", token)
-    return int(match[1])
+    return int(match[1]), int(match[2])

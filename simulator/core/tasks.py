@@ -1,4 +1,4 @@
-"""Tasks and sessions: what the toolstack keeps in memory, and loses when it restarts (xapi.md 3.3, 11)."""
+"""Tasks: what the toolstack keeps in memory, and loses when it restarts (xapi.md 11)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ if TYPE_CHECKING:
 
 #: Life of a finished task; beyond the number of tasks finished ones go early (xapi.md 11.3).
 FINISHED_LIFE_S, TASK_LIMIT = 65 * 60, 200
-SESSION_LIFE_S = 24 * 3600
-#: Sessions of one originator; the oldest beyond it are destroyed by the next pass (seen).
-SESSIONS_PER_ORIGINATOR = 500
-SESSIONS_WITHOUT_ORIGINATOR = 400
+#: A pending task of this age vanishes once it made no progress between two passes.
+PENDING_LIFE_S = 24 * 3600.0
 FINAL = frozenset({"success", "failure", "cancelled"})
 
 
@@ -28,10 +26,12 @@ class Tasks:
         self._db: Database = pool.db
         self._cancelled: set[str] = set()
         self._finished_at: dict[str, float] = {}
+        self._created_at: dict[str, float] = {}
+        self._on_probation: dict[str, float] = {}
+        """Old pending tasks, and their progress at the last pass."""
 
     def create(self, label: str, session: Row | None, description: str = "", **fields: object) -> Row:
-        """Make a pending task."""
-        del session
+        """Make a pending task; a local session owns none."""
         with self._db as db:
             values = {
                 "uuid": self._pool.ids.uuid(),
@@ -42,14 +42,18 @@ class Tasks:
                 "status": "pending",
                 "resident_on": self._pool.master_ref,
                 "type": "<none/>",
+                "session": session.ref if session is not None and db.find("session", session.ref) else NULL,
             }
-            return db.create("task", self._pool.ids.ref(), values | fields)
+            task = db.create("task", self._pool.ids.ref(), values | fields)
+            self._created_at[task.ref] = self._pool.clock.now()
+            return task
 
     def discard(self, task: Row) -> None:
         """Remove a task."""
         with self._db as db:
             self._cancelled.discard(task.ref)
-            self._finished_at.pop(task.ref, None)
+            for known in (self._finished_at, self._created_at, self._on_probation):
+                known.pop(task.ref, None)
             db.delete(task)
 
     def succeed(self, task: Row, result_xml: str) -> None:
@@ -105,10 +109,11 @@ class Tasks:
     def forget_all(self) -> None:
         """Forget what only this process knew (toolstack restart)."""
         self._cancelled.clear()
-        self._finished_at.clear()
+        for known in (self._finished_at, self._created_at, self._on_probation):
+            known.clear()
 
     def sweep(self) -> None:
-        """Let finished tasks go when they are old, or too many."""
+        """Let finished tasks go when they are old, or too many; and old pending ones that stand still."""
         with self._db as db:
             finished = [task for task in db.rows("task") if task["status"] in FINAL]
             finished.sort(key=lambda task: self._finished_at.setdefault(task.ref, self._pool.clock.now()))
@@ -117,58 +122,13 @@ class Tasks:
                 age_s = self._pool.clock.now() - self._finished_at[task.ref]
                 if position < excess or age_s > FINISHED_LIFE_S:
                     self.discard(task)
+            self._sweep_pending()
 
-
-class Sessions:
-    """The session table and its rules."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._db: Database = pool.db
-        self._last_active: dict[str, float] = {}
-
-    def check(self, ref: object) -> Row:
-        """Return the session. Raises SESSION_INVALID with whatever was sent."""
-        row = self._db.tables["session"].rows.get(ref) if isinstance(ref, str) else None
-        if row is None:
-            raise Failure("SESSION_INVALID", ref if isinstance(ref, str) else NULL)
-        self._last_active[row.ref] = self._pool.clock.now()
-        return row
-
-    def open(self, user: str, originator: str) -> Row:
-        """Make a session."""
-        stamp = self._pool.clock.stamp()
-        with self._db as db:
-            values = {
-                "uuid": self._pool.ids.uuid(),
-                "this_host": self._pool.master_ref,
-                "last_active": stamp,
-                "validation_time": stamp,
-                "is_local_superuser": True,
-                "auth_user_name": user,
-                "originator": originator,
-            }
-            row = db.create("session", self._pool.ids.ref(), values)
-        self._last_active[row.ref] = self._pool.clock.now()
-        return row
-
-    def close(self, session: Row) -> None:
-        """End a session; its pending event.from calls fail."""
-        with self._db as db:
-            self._last_active.pop(session.ref, None)
-            db.delete(session)
-        self._pool.hub.wake_all()
-
-    def sweep(self) -> None:
-        """End sessions that are idle for a day, and the oldest above the limit of their originator."""
-        with self._db as db:
-            groups: dict[str, list[Row]] = {}
-            for session in db.rows("session"):
-                if self._pool.clock.now() - self._last_active.get(session.ref, 0) > SESSION_LIFE_S:
-                    self.close(session)
-                else:
-                    groups.setdefault(session["originator"], []).append(session)
-            for originator, sessions in groups.items():
-                limit = SESSIONS_PER_ORIGINATOR if originator else SESSIONS_WITHOUT_ORIGINATOR
-                for session in sessions[: max(0, len(sessions) - limit)]:
-                    self.close(session)
+    def _sweep_pending(self) -> None:
+        now = self._pool.clock.now()
+        pending = [task for task in self._db.rows("task") if task["status"] not in FINAL]
+        old = [task for task in pending if now - self._created_at.setdefault(task.ref, now) > PENDING_LIFE_S]
+        probation, self._on_probation = self._on_probation, {task.ref: task["progress"] for task in old}
+        for task in old:
+            if task.ref in probation and task["progress"] <= probation[task.ref]:
+                self.discard(task)

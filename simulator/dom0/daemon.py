@@ -1,95 +1,27 @@
-"""xenstored: serves one host's XenStore on a unix socket, to plugins and to the usual command-line tools."""
+"""xenstored: what it answers on a connection from dom0, plugins and the usual command-line tools."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
-import shutil
 import socket
-import tempfile
 import threading
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 from simulator.dom0.nodes import MOST_BYTES, XenStoreError
 from simulator.dom0.protocol import BrokenPacket, Kind, Packet, joined, receive
+from simulator.dom0.sockets import cut
 from simulator.dom0.xenstore import Watch, XenStore
 
 #: A client that lets so many events lie is cut off.
 MOST_EVENTS = 10_000
-#: The kernel takes 107 bytes; some are left for what a client may add in front.
-_LONGEST_SOCKET_PATH = 100
 _OK = b"OK\0"
 
 
-class Daemon:
-    """The socket, and a thread for each connection.
-
-    Where the folder's name is too long for a socket, the socket lies in a short one of its own below the system's
-    folder for temporary files, and its usual place is a link to it.
-    """
-
-    def __init__(self, store: XenStore, path: Path) -> None:
-        self._store = store
-        self._path = path
-        self._sock: socket.socket | None = None
-        self._clients: set[_Client] = set()
-        self._lock = threading.Lock()
-        self._short: Path | None = None
-
-    @property
-    def address(self) -> Path:
-        """Where to connect."""
-        return self._short / self._path.name if self._short is not None else self._path
-
-    def open(self) -> None:
-        """Listen."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.unlink(missing_ok=True)
-        if len(os.fsencode(self._path)) > _LONGEST_SOCKET_PATH:
-            self._short = Path(tempfile.mkdtemp(prefix="xenstored-"))
-            self._path.symlink_to(self.address)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(str(self.address))
-        sock.listen(128)
-        self._sock = sock
-        threading.Thread(target=self._accept, args=(sock,), name="xenstored", daemon=True).start()
-
-    def close(self) -> None:
-        """Stop listening and cut every connection."""
-        sock, self._sock = self._sock, None
-        if sock is None:
-            return
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-        sock.close()
-        self._path.unlink(missing_ok=True)
-        if self._short is not None:
-            shutil.rmtree(self._short, ignore_errors=True)
-        with self._lock:
-            clients = list(self._clients)
-        for client in clients:
-            client.cut()
-
-    def _accept(self, sock: socket.socket) -> None:
-        while True:
-            try:
-                connected, _address = sock.accept()
-            except OSError:
-                return
-            client = _Client(self._store, connected)
-            with self._lock:
-                self._clients.add(client)
-            threading.Thread(target=self._talk, args=(client,), name="xenstored", daemon=True).start()
-
-    def _talk(self, client: _Client) -> None:
-        try:
-            client.serve()
-        finally:
-            with self._lock:
-                self._clients.discard(client)
+def talk(store: XenStore, sock: socket.socket) -> None:
+    """Serve one connection of dom0 until it ends."""
+    _Client(store, sock).serve()
 
 
 class _Client:
@@ -116,14 +48,8 @@ class _Client:
             self._reset()
             self._events.put(None)
             if self._writer is not None:
-                self.cut()
+                cut(self._sock)
                 self._writer.join()
-            self._sock.close()
-
-    def cut(self) -> None:
-        """End the connection from this side."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, packet: Packet) -> Packet:
         handle = _OPERATIONS.get(packet.kind)
@@ -152,7 +78,7 @@ class _Client:
     def _happened(self, path: str, token: str) -> None:
         self._events.put(Packet(Kind.WATCH_EVENT, 0, 0, joined([path, token])))
         if self._events.qsize() > MOST_EVENTS:
-            self.cut()
+            cut(self._sock)
 
     def _reset(self) -> None:
         for watch in self._watches.values():

@@ -1,14 +1,16 @@
-"""XenStore's tree: nodes that are never changed in place, permissions, paths.
+"""XenStore's tree: nodes, permissions, paths.
 
-Because a change makes new nodes along its path only, a transaction's snapshot is just the root it began with.
+A change that copies makes new nodes along its path only, so that the root is a snapshot of the whole tree. While
+nobody holds one, changes are made in place: a folder may have thousands of children.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 #: What one message may carry, and so path, NUL and value together (dom0-and-guest.md 5.2).
 MOST_BYTES = 4096
@@ -73,11 +75,16 @@ class Node(NamedTuple):
         return _LETTERS[entries[0].letter][write]
 
 
+#: What all leaves share; nothing is ever added to it.
+NO_CHILDREN: Final[dict[str, Node]] = {}
+_encoded = lru_cache(4096)(str.encode)
+
+
 def absolute(path: str, who: int, *, special: bool = False) -> str:
     """Return the absolute form of a path that domain `who` names. Raises EINVAL."""
     if special and path in _SPECIAL:
         return path
-    full = path if path.startswith("/") else f"/local/domain/{who}/{path}"
+    full = path if path.startswith(("/", "@")) else f"/local/domain/{who}/{path}"
     if len(full) > _LONGEST_PATH or not _VALID.fullmatch(full):
         raise XenStoreError("EINVAL")
     return full
@@ -107,26 +114,28 @@ def deepest(root: Node, names: Names) -> Node:
     return node
 
 
-def replaced(root: Node, names: Names, node: Node | None, owner: int) -> Node:
-    """Return a tree with another node at a place, or none; missing parents are made, with their parent's permissions.
+def placed(root: Node, names: Names, node: Node | None, owner: int, *, copies: bool) -> Node:
+    """Put another node in a place, or none, and return the root; missing parents are made, as `owner` makes them.
 
-    What a guest makes belongs to it, whatever the parent's owner.
+    With `copies` the tree that was given stays as it is, else it is changed where that is quicker.
     """
     if not names:
         return node if node is not None else root
-    head, rest = names[0], names[1:]
+    head = names[0]
     child = root.children.get(head)
-    if rest:
-        child = child or Node(b"", inherited(root, owner), {})
-        child = replaced(child, rest, node, owner)
+    if len(names) == 1:
+        new = node
     else:
-        child = node
-    children = dict(root.children)
-    if child is None:
-        children.pop(head, None)
+        parent = child or Node(b"", inherited(root, owner), NO_CHILDREN)
+        new = placed(parent, names[1:], node, owner, copies=copies)
+    if new is child:
+        return root
+    children = dict(root.children) if copies or root.children is NO_CHILDREN else root.children
+    if new is None:
+        children.pop(head)
     else:
-        children[head] = child
-    return root._replace(children=children)
+        children[head] = new
+    return root if children is root.children else root._replace(children=children)
 
 
 def inherited(parent: Node, owner: int) -> Permissions:
@@ -134,6 +143,24 @@ def inherited(parent: Node, owner: int) -> Permissions:
     if owner == 0:
         return parent.permissions
     return (parent.permissions[0]._replace(domid=owner), *parent.permissions[1:])
+
+
+def grown(values: Mapping[str, str], allowed: Permissions, others: Mapping[str, Permissions]) -> Node:
+    """Return a node with descendants from their values by path, parents before children.
+
+    `others` are the permissions of some, by path, which hold for everything below them, too.
+    """
+    root = Node(b"", allowed, {} if values else NO_CHILDREN)
+    made = {"": root}
+    folders = {path.rpartition("/")[0] for path in values}
+    for path, value in values.items():
+        head, _, name = path.rpartition("/")
+        parent = made[head]
+        children: dict[str, Node] = {} if path in folders else NO_CHILDREN
+        child = Node(_encoded(value), others.get(path, parent.permissions), children)
+        parent.children[sys.intern(name)] = child
+        made[path] = child
+    return root
 
 
 def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:

@@ -10,51 +10,63 @@ from simulator.dom0.nodes import Names, Node, Permissions, XenStoreError
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change: `write`, `mkdir`, `rm`, `permissions`, or `remove` (like rm, but any part may be missing)."""
+    """One change: `write`, `mkdir`, `rm`, `permissions`; `remove` (like rm, but any part may be missing); `plant`."""
 
     kind: str
     path: str
     who: int
     value: bytes = b""
     permissions: Permissions | None = None
+    node: Node | None = None
 
-    def applied(self, root: Node) -> Node:
-        """Return the tree after the change; the same object when it changes nothing. Raises ENOENT, EACCES, EINVAL."""
+    def applied(self, root: Node, *, copies: bool = True) -> Node | None:
+        """Return the tree after the change, or None when it changes nothing (`copies`: see `nodes.placed`).
+
+        Raises ENOENT, EACCES, EINVAL, and has changed nothing then.
+        """
         names = nodes.split(self.path)
         node = nodes.find(root, names)
         if self.kind in ("rm", "remove"):
-            return self._removed(root, names, node)
-        if self.kind == "permissions":
-            return self._with_permissions(root, names, node)
-        if node is not None and self.kind == "mkdir":
-            return root
+            new = None
+            if not self._removes(root, names, node):
+                return None
+        elif self.kind == "plant":
+            new = self.node
+        elif self.kind == "permissions":
+            new = self._with_permissions(node)
+        elif node is not None and self.kind == "mkdir":
+            return None
+        else:
+            new = self._written(root, names, node)
+        return nodes.placed(root, names, new, self.who, copies=copies)
+
+    def _written(self, root: Node, names: Names, node: Node | None) -> Node:
         place = node or nodes.deepest(root, names)
         if not place.allows(self.who, write=True):
             raise XenStoreError("EACCES")
-        if node is None:
-            allowed = self.permissions or nodes.inherited(place, self.who)
-            return nodes.replaced(root, names, Node(self.value, allowed, {}), self.who)
-        return nodes.replaced(root, names, node._replace(value=self.value), self.who)
+        if node is not None:
+            return node._replace(value=self.value)
+        return Node(self.value, self.permissions or nodes.inherited(place, self.who), nodes.NO_CHILDREN)
 
-    def _removed(self, root: Node, names: Names, node: Node | None) -> Node:
+    def _removes(self, root: Node, names: Names, node: Node | None) -> bool:
         if not names:
             raise XenStoreError("EINVAL")
         parent = nodes.find(root, names[:-1])
         if node is None or parent is None:
             if parent is None and self.kind == "rm":
                 raise XenStoreError("ENOENT")
-            return root
+            return False
         if not parent.allows(self.who, write=True):
             raise XenStoreError("EACCES")
-        return nodes.replaced(root, names, None, self.who)
+        return True
 
-    def _with_permissions(self, root: Node, names: Names, node: Node | None) -> Node:
+    def _with_permissions(self, node: Node | None) -> Node:
         if node is None:
             raise XenStoreError("ENOENT")
         if self.who not in (0, node.owner):
             raise XenStoreError("EACCES")
         assert self.permissions is not None  # noqa: S101 - this kind carries them
-        return nodes.replaced(root, names, node._replace(permissions=self.permissions), self.who)
+        return node._replace(permissions=self.permissions)
 
 
 class Transaction:
@@ -75,7 +87,7 @@ class Transaction:
     def add(self, change: Change) -> None:
         """Carry a change out in the private tree. Raises what the change raises."""
         self._touched.add(nodes.split(change.path))
-        self.root = change.applied(self.root)
+        self.root = change.applied(self.root) or self.root
         self.changes.append(change)
 
     def is_still_true_of(self, root: Node) -> bool:

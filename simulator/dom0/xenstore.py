@@ -59,6 +59,8 @@ class XenStore:
         self._transactions: dict[int, Transaction] = {}
         self._last_transaction = 0
         self._watches: dict[str, list[Watch]] = {}
+        self._watched_below: Counter[str] = Counter()
+        """How many watches look at places below a path."""
         self._introduced: set[int] = set()
         self._events: deque[Callable[[], None]] = deque()
         self._is_telling = False
@@ -77,7 +79,8 @@ class XenStore:
 
     def directory(self, path: str, *, who: int = 0, transaction: int = 0) -> list[str]:
         """Return the names of a node's children, in the order they were made. Raises ENOENT, EACCES, EINVAL."""
-        return list(self._readable(path, who, transaction).children)
+        with self._lock:
+            return list(self._readable(path, who, transaction).children)
 
     def exists(self, path: str) -> bool:
         """Tell whether there is such a node."""
@@ -87,9 +90,9 @@ class XenStore:
         """Return all descendants of a node as text, by their path below it; {} when there is no such node."""
         with self._lock:
             node = nodes.find(self._root, nodes.split(nodes.absolute(path, 0)))
-        if node is None:
-            return {}
-        return {below: child.value.decode("utf-8", "replace") for below, child in nodes.walk(node)}
+            if node is None:
+                return {}
+            return {below: child.value.decode("utf-8", "replace") for below, child in nodes.walk(node)}
 
     def get_permissions(self, path: str, *, who: int = 0, transaction: int = 0) -> Permissions:
         """Return who may do what with a node. Raises ENOENT, EACCES, EINVAL."""
@@ -143,13 +146,20 @@ class XenStore:
             data = value.encode() if isinstance(value, str) else value
             if data is not None and len(data) + len(full) + 1 > MOST_BYTES:
                 raise XenStoreError("E2BIG")
+            if data is None and full == "/":
+                raise XenStoreError("EINVAL")
             if data is None:
                 changes.append(Change("remove", full, 0))
             else:
                 changes.append(Change("write", full, 0, data, allowed))
         with self._lock:
-            self._apply_all(changes)
+            for change in changes:
+                self._apply(change)
         self._tell()
+
+    def plant(self, path: str, node: Node) -> None:
+        """Put a whole folder in a place as dom0, instead of what is there (`nodes.grown` makes one)."""
+        self._change(Change("plant", nodes.absolute(path, 0), 0, node=node), 0)
 
     def _change(self, change: Change, transaction: int) -> None:
         with self._lock:
@@ -160,35 +170,41 @@ class XenStore:
                 self._apply(change)
         self._tell()
 
-    def _apply(self, change: Change) -> None:
-        """Carry a change out; locked."""
-        before = self._root
-        names = nodes.split(change.path)
-        after = change.applied(before)
-        if after is before:
-            return
-        is_removal = change.kind in ("rm", "remove")
-        if is_removal:
-            gone = nodes.find(before, names)
-            if gone is not None:
-                self._owned.subtract(_owners(gone))
-        else:
-            self._charge(before, after, names, change.who)
-        self._root = after
-        self._changed(change.path, is_removal=is_removal)
+    def _apply_all(self, changes: list[Change]) -> None:
+        """Carry out all changes or none; locked. Raises what the first impossible one raises."""
+        before = self._root, self._owned.copy(), self._events.copy()
+        try:
+            for change in changes:
+                self._apply(change, copies=True)
+        except XenStoreError:
+            self._root, self._owned, self._events = before
+            raise
 
-    def _charge(self, before: Node, after: Node, names: Names, who: int) -> None:
-        """Count the nodes that a change made, or gave to somebody. Raises EQUOTA."""
-        fresh: Counter[int] = Counter()
-        for depth in range(1, len(names) + 1):
-            old, new = nodes.find(before, names[:depth]), nodes.find(after, names[:depth])
-            if new is not None and (old is None or old.owner != new.owner):
-                fresh[new.owner] += 1
-                if old is not None:
-                    fresh[old.owner] -= 1
-        if who and fresh[who] > 0 and self._owned[who] + fresh[who] > GUEST_NODES:
+    def _apply(self, change: Change, *, copies: bool = False) -> None:
+        """Carry a change out; locked."""
+        names = nodes.split(change.path)
+        old = nodes.find(self._root, names)
+        is_whole = change.kind in ("rm", "remove", "plant")
+        gone = _owners(old) if is_whole else Counter([old.owner] if old is not None else [])
+        depth = _depth(self._root, names)
+        if change.who and len(names) > depth and self._owned[change.who] + len(names) - depth > GUEST_NODES:
             raise XenStoreError("EQUOTA")
-        self._owned.update(fresh)
+        after = change.applied(self._root, copies=copies or bool(self._transactions))
+        if after is None:
+            return
+        self._root = after
+        self._owned.subtract(gone)
+        self._owned.update(self._new_owners(names, depth, is_whole=is_whole))
+        self._changed(change.path, is_whole=is_whole)
+
+    def _new_owners(self, names: Names, depth: int, *, is_whole: bool) -> Counter[int]:
+        """Count, by owner, the nodes that a change left in its place, and the parents that it made."""
+        new = nodes.find(self._root, names)
+        made = [nodes.find(self._root, names[:length]) for length in range(depth + 1, len(names))]
+        owners = Counter([node.owner for node in made if node is not None])
+        if is_whole:
+            return owners + _owners(new)
+        return owners + Counter([new.owner] if new is not None else [])
 
     # -- transactions
 
@@ -213,16 +229,6 @@ class XenStore:
                 self._apply_all(done.changes)
         self._tell()
 
-    def _apply_all(self, changes: list[Change]) -> None:
-        """Carry out all changes or none; locked. Raises what the first impossible one raises."""
-        before = self._root, self._owned.copy(), self._events.copy()
-        try:
-            for change in changes:
-                self._apply(change)
-        except XenStoreError:
-            self._root, self._owned, self._events = before
-            raise
-
     def _transaction(self, number: int) -> Transaction | None:
         if not number:
             return None
@@ -245,6 +251,7 @@ class XenStore:
             if who and sum(one.who == who for found in self._watches.values() for one in found) >= GUEST_WATCHES:
                 raise XenStoreError("EQUOTA")
             self._watches.setdefault(full, []).append(made)
+            self._watched_below.update(_above(full))
             self._events.append(partial(made.tell, full))
         self._tell()
         return made
@@ -253,20 +260,21 @@ class XenStore:
         """Forget a watch; nothing happens when it is forgotten already."""
         with self._lock:
             found = self._watches.get(watch.path, [])
-            if watch in found:
-                found.remove(watch)
+            if watch not in found:
+                return
+            found.remove(watch)
             if not found:
-                self._watches.pop(watch.path, None)
+                del self._watches[watch.path]
+            for place in _above(watch.path):
+                self._watched_below[place] -= 1
+                if not self._watched_below[place]:
+                    del self._watched_below[place]
 
-    def _changed(self, path: str, *, is_removal: bool = False) -> None:
+    def _changed(self, path: str, *, is_whole: bool) -> None:
         """Note whom to tell of a change; locked."""
-        names = path.split("/")
-        for depth in range(len(names) + 1):
-            place = "/".join(names[:depth]) or "/"
-            if depth == 1 or place not in self._watches:
-                continue
-            self._note(self._watches[place], path)
-        if is_removal:
+        for place in (*_above(path), path):
+            self._note(self._watches.get(place, []), path)
+        if is_whole and path in self._watched_below:
             for place, found in self._watches.items():
                 if place.startswith(path + "/"):
                     self._note(found, place)
@@ -323,5 +331,23 @@ class XenStore:
         return nodes.absolute(path, who)
 
 
-def _owners(node: Node) -> Counter[int]:
+def _above(path: str) -> list[str]:
+    """Return the places above an absolute path, the root first; none for a special path."""
+    names = path.split("/")[1:] if path != "/" else []
+    return ["/" + "/".join(names[:length]) for length in range(len(names))]
+
+
+def _depth(root: Node, names: Names) -> int:
+    """Return how many of the names exist."""
+    node = root
+    for depth, name in enumerate(names):
+        if name not in node.children:
+            return depth
+        node = node.children[name]
+    return len(names)
+
+
+def _owners(node: Node | None) -> Counter[int]:
+    if node is None:
+        return Counter()
     return Counter([node.owner, *(child.owner for _path, child in nodes.walk(node))])

@@ -26,7 +26,7 @@ from simulator.model import (
     update,
     vm,
 )
-from simulator.model.types import NULL, RECORDS, Float, Int, MapOf, OptionOf, Ref, SetOf, Type, parse_type
+from simulator.model.types import NULL, RECORDS, Bool, Float, Int, MapOf, OptionOf, Ref, SetOf, Type, parse_type
 from simulator.model.words import words
 
 _MODULES = (vm, storage, host, pool, network, people, appliance, passthrough, pvs, cluster, update)
@@ -97,7 +97,7 @@ class ClassSpec:
         }
 
 
-_SPECIAL: dict[str, Any] = {"null": NULL, '""': "", "true": True, "false": False}
+_SPECIAL = {"null": NULL, '""': ""}
 
 
 def _default(kind: Type, text: str | None) -> Any:
@@ -105,6 +105,8 @@ def _default(kind: Type, text: str | None) -> Any:
         return kind.default()
     if text in _SPECIAL:
         return _SPECIAL[text]
+    if isinstance(kind, Bool):
+        return text == "true"
     items = text.strip("{}").split()
     if isinstance(kind, MapOf):
         pairs = (item.partition("=") for item in items)
@@ -148,6 +150,8 @@ def _load() -> dict[str, ClassSpec]:
 
 CLASSES = _load()
 RECORDS.update(CLASSES)
+#: The record of an object of any class, as an event holds it.
+RECORDS["<class>"] = ClassSpec("<class>", {})
 #: Classes whose values are parts of answers: no object of theirs is ever in the database (xapi.md 1.2).
 PLAIN_RECORDS = frozenset(words("auth event sr_stat probe_result data_source vdi_nbd_server_info"))
 #: Classes whose records exist but that `get_all_records` does not give (xapi.md 1.2).

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from simulator.core.failures import internal_error
@@ -25,6 +26,7 @@ _ESCAPES: dict[int, str | None] = {
     **_DROPPED,
 }
 _PLAIN = re.compile(r'[^&<>"\x00-\x08\x0b\x0c\x0e-\x1f]*\Z')
+_INTEGER = re.compile(r"-?[0-9]{1,19}\Z")
 _TIME_FORMATS = ("%Y%m%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y%m%dT%H%M%S", "%Y-%m-%dT%H:%M:%S.%f")
 
 
@@ -105,13 +107,12 @@ class Int(Type):
 
     def decode(self, raw: Any) -> Any:
         """Accept an integer tag and decimal text."""
-        if isinstance(raw, str):
-            try:
-                return int(raw)
-            except ValueError:
-                raise internal_error('Failure("Int64.of_string")') from None
-        if isinstance(raw, bool) or not isinstance(raw, int):
+        if isinstance(raw, str) and _INTEGER.match(raw):
+            raw = int(raw)
+        elif isinstance(raw, bool) or not isinstance(raw, int | str):
             raise internal_error(f"Failure(\"Expected int64, got '{received(raw)}'\")")
+        if isinstance(raw, str) or not -(1 << 63) <= raw < 1 << 63:
+            raise internal_error('Failure("Int64.of_string")')
         return raw
 
     def xml(self, value: Any) -> str:
@@ -375,6 +376,7 @@ _SIMPLE: dict[str, Type] = {
 }
 
 
+@cache
 def parse_type(notation: str) -> Type:
     """Return the type of a notation.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from simulator.storage import content, streams, vhd, vhdfile
+from simulator.storage.cbt import ChangeLogs
 from simulator.storage.collector import Collector, Rules
 from simulator.storage.model import Collected, Node, StorageError
 from simulator.storage.streams import Base, ExportStream, Forward, Readable
@@ -47,6 +48,7 @@ class VhdRepository:
         self._unlock = weakref.finalize(self, os.close, lock_fd)
         try:
             self._tree = Tree(path, capacity)
+            self.logs = ChangeLogs(path)
         except BaseException:
             self._unlock()
             raise
@@ -54,6 +56,7 @@ class VhdRepository:
 
     def close(self) -> None:
         """Close every file and give the folder back; the repository cannot be used any more."""
+        self.logs.close()
         self._tree.cache.close()
         self._unlock()
 
@@ -110,6 +113,7 @@ class VhdRepository:
                     raise StorageError(79, f"VDI Invalid size: shrinking not allowed, {uuid} has {file.virtual_size}")
                 if virtual_size > file.virtual_size:
                     file.grow(virtual_size)
+                    self.logs.resize(uuid, virtual_size)
 
     def nodes(self) -> dict[str, Node]:
         """Every file of the folder."""
@@ -282,6 +286,7 @@ class VhdRepository:
             if disk.gone or disk.hidden:
                 raise StorageError(46, f"The VDI is not available: {disk.uuid} is hidden and cannot be written")
             _check_bounds(disk, offset, len(data))
+            self.logs.mark(disk.uuid, offset, len(data))
             chain = disk.chain()
             if offset % SECTOR or len(data) % SECTOR:
                 offset, data = _whole_sectors(chain, offset, data)

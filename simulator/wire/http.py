@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
 import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 HEADER_LIMIT = 1024
@@ -20,8 +24,12 @@ HEADER_HARD_LIMIT = 32768
 RPC_BODY_LIMIT = 307200
 CONTROL_BODY_LIMIT = 16 << 20
 CONTROL_PREFIX = "/simulator/"
+#: Connections that a listener serves at the same time; further ones wait in its backlog (xapi.md 2.2).
+MOST_CONNECTIONS, BACKLOG = 800, 128
 _READ_SIZE = 65536
 
+_HEAD_END = b"\r\n\r\n"
+_CONTROL_LINE = re.compile(rb"[A-Z]+ " + re.escape(CONTROL_PREFIX.encode()))
 _REASONS = {200: "OK", 201: "Created", 302: "Found", 400: "Bad Request", 401: "Unauthorised", 403: "Forbidden"}
 _REASONS |= {404: "Not Found", 408: "Request Timeout", 409: "Conflict", 431: "Request Header Fields Too Large"}
 _REASONS |= {500: "Internal Error", 501: "Method not implemented"}
@@ -48,7 +56,10 @@ class Request:
         self.target = target
         self.headers = headers
         self.is_old = version == "HTTP/1.0"
-        parts = urlsplit(target) if "?" in target or "%" in target else None
+        try:
+            parts = urlsplit(target) if "?" in target or "%" in target else None
+        except ValueError:
+            raise BadRequest(400, "request line") from None
         self.path = unquote(parts.path) if parts else target
         self.query: dict[str, str] = dict(parse_qsl(parts.query, keep_blank_values=True)) if parts else {}
         self.body = b""
@@ -65,7 +76,7 @@ class Request:
         text = self.headers.get("content-length")
         if text is None:
             return None
-        if not text.isdigit():
+        if not re.fullmatch(r"[0-9]{1,19}", text):
             raise BadRequest(400, "content-length")
         return int(text)
 
@@ -109,12 +120,23 @@ def internal_error_page(details: str) -> bytes:
     return page(500, "internal server error", text)
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the head of a connection's first request may take (xapi.md 2.2); later ones may take any time."""
+
+    read_s: float = 10.0
+    """Between two pieces of it."""
+    total_s: float = 60.0
+
+
 class Connection:
     """One client's connection."""
 
-    def __init__(self, sock: socket.socket, host_ref: str = "") -> None:
+    def __init__(self, sock: socket.socket, host_ref: str = "", patience: Patience | None = None) -> None:
         self._sock = sock
         self._buffer = bytearray()
+        self._patience = patience
+        self._deadline: float | None = None
         self.host_ref = host_ref
         """The host whose port the client came to; empty: the master's."""
         self.requests = 0
@@ -124,7 +146,7 @@ class Connection:
 
         Raises BadRequest.
         """
-        end = self._fill_until(b"\r\n\r\n")
+        end = self._read_head()
         if end < 0:
             return None
         head = self._buffer[:end].decode("latin-1")
@@ -141,15 +163,13 @@ class Connection:
         request = Request(method, target, version, headers)
         self.requests += 1
         is_control = request.path.startswith(CONTROL_PREFIX)
-        if end > HEADER_LIMIT and not is_control:
-            raise BadRequest(431, "request header fields too large")
         if request.method == "POST" or is_control:
             self._read_body(request, CONTROL_BODY_LIMIT if is_control else RPC_BODY_LIMIT)
         return request
 
     def _read_body(self, request: Request, limit: int) -> None:
         length = request.length
-        if length is None:
+        if length is None or "transfer-encoding" in request.headers:
             if request.method == "POST":
                 raise BadRequest(500, "Http.Http_parse_failure")
             return
@@ -160,17 +180,25 @@ class Connection:
         request.body = bytes(self._buffer[:length])
         del self._buffer[:length]
 
-    def _fill_until(self, mark: bytes) -> int:
+    def _read_head(self) -> int:
+        """Receive a request's head; return its length, or -1 when the client is gone. Raises BadRequest."""
+        if self._patience is not None:
+            self._deadline = time.monotonic() + self._patience.total_s
         searched = 0
         while True:
-            end = self._buffer.find(mark, max(0, searched - len(mark)))
-            if end >= 0:
-                return end
+            end = self._buffer.find(_HEAD_END, max(0, searched - len(_HEAD_END)))
             searched = len(self._buffer)
-            if searched > HEADER_HARD_LIMIT:
+            limit = HEADER_LIMIT if not _CONTROL_LINE.match(self._buffer) else HEADER_HARD_LIMIT
+            if (end if end >= 0 else searched) > limit:
                 raise BadRequest(431, "request header fields too large")
+            if end >= 0:
+                break
             if not self._receive():
                 return -1
+        if self._patience is not None:
+            self._patience = self._deadline = None
+            self._sock.settimeout(None)
+        return end
 
     def _fill(self, size: int) -> bool:
         while len(self._buffer) < size:
@@ -180,7 +208,12 @@ class Connection:
 
     def _receive(self) -> bool:
         try:
+            if self._patience is not None and self._deadline is not None:
+                left_s = self._deadline - time.monotonic()
+                self._sock.settimeout(max(0.001, min(self._patience.read_s, left_s)))
             data = self._sock.recv(_READ_SIZE)
+        except TimeoutError:
+            raise BadRequest(408, "request timeout") from None
         except OSError:
             return False
         self._buffer += data
@@ -194,6 +227,17 @@ class Connection:
             del self._buffer[:size]
             return size
         return self._sock.recv_into(buffer)
+
+    def wait_readable(self, timeout_s: float) -> bool:
+        """Wait until the client has sent something or left; tell whether it has."""
+        if self._buffer or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+            return True
+        watch = select.poll()
+        try:
+            watch.register(self._sock, select.POLLIN)
+        except ValueError:  # closed meanwhile: whoever reads learns it
+            return True
+        return bool(watch.poll(timeout_s * 1000))
 
     def send(self, data: bytes | memoryview) -> None:
         """Send everything. Raises OSError."""
@@ -223,39 +267,61 @@ class Connection:
 
 
 class Listener:
-    """The port: accepts connections and gives each a thread that runs `serve`."""
+    """One host's port: accepts connections and gives each a thread that runs `serve`."""
 
-    def __init__(self, host: str, port: int, serve: Callable[[Connection], None], tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, host: str, serve: Callable[[Connection], None], tls: ssl.SSLContext | None, patience: Patience, ref: str
+    ) -> None:
         self._serve = serve
         self._tls = tls
         self._host = host
+        self._patience = patience
+        self._host_ref = ref
         self._connections: set[Connection] = set()
         self._lock = threading.Lock()
+        self._places = threading.Semaphore(MOST_CONNECTIONS)
         self._sock: socket.socket | None = None
-        self.port = port
-        self.host_ref = ""
-        """The host that answers here."""
 
-    def open(self) -> None:
-        """Bind (the same port again after `close`) and accept. Raises OSError when the port is taken."""
-        if self._sock is not None:
-            return
+    def open(self, port: int) -> int:
+        """Bind and accept; return the port, which is a free one for 0. Raises OSError when that cannot be."""
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((self._host, self.port))
-        sock.listen(128)
-        self.port = sock.getsockname()[1]
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((self._host, port))
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
         self._sock = sock
         threading.Thread(target=self._accept, args=(sock,), name="accept", daemon=True).start()
+        bound: int = sock.getsockname()[1]
+        return bound
+
+    def at(self, host: str) -> Listener:
+        """Return the same listener for another address, not yet open."""
+        return Listener(host, self._serve, self._tls, self._patience, self._host_ref)
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it accepts."""
+        return self._sock is not None
 
     def _accept(self, sock: socket.socket) -> None:
         while True:
+            self._places.acquire()
             try:
                 client, _address = sock.accept()
             except OSError:
+                self._places.release()
                 return
-            threading.Thread(target=self._talk, args=(client,), name="connection", daemon=True).start()
+            threading.Thread(target=self._occupy, args=(client,), name="connection", daemon=True).start()
+
+    def _occupy(self, client: socket.socket) -> None:
+        try:
+            self._talk(client)
+        finally:
+            self._places.release()
 
     def _talk(self, client: socket.socket) -> None:
         try:
@@ -267,7 +333,7 @@ class Listener:
         except OSError:
             client.close()
             return
-        connection = Connection(client, self.host_ref)
+        connection = Connection(client, self._host_ref, self._patience)
         with self._lock:
             self._connections.add(connection)
         try:

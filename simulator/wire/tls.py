@@ -6,10 +6,13 @@ Key and certificate lie in the state directory, so that a pool keeps its fingerp
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import ipaddress
 import math
 import secrets
 import ssl
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,14 +32,14 @@ _COMMON_NAME = bytes.fromhex("0603550403")
 _SHA256_PREFIX = bytes.fromhex("3031300d060960864801650304020105000420")
 
 
-def server_context(folder: Path) -> ssl.SSLContext:
-    """Return a server's TLS settings with the certificate in `folder`, made when it is not there yet."""
+def server_context(folder: Path, addresses: Sequence[str] = ("127.0.0.1",)) -> ssl.SSLContext:
+    """Return a server's TLS settings with the certificate in `folder`, made for `addresses` if it is not there yet."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     if not certificate.exists() or not key.exists():
         key.touch(mode=0o600)
         modulus, private = _new_key()
         key.write_text(_pem("RSA PRIVATE KEY", private), encoding="ascii")
-        certificate.write_text(_pem("CERTIFICATE", _certificate(modulus, private)), encoding="ascii")
+        certificate.write_text(_pem("CERTIFICATE", _certificate(modulus, private, addresses)), encoding="ascii")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
@@ -137,7 +140,7 @@ def _private_exponent(key: bytes) -> int:
     return values[3]
 
 
-def _certificate(modulus: int, key: bytes) -> bytes:
+def _certificate(modulus: int, key: bytes, addresses: Sequence[str]) -> bytes:
     now = datetime.now(UTC)
     public = _sequence(_RSA_KEY, _bits(_sequence(_integer(modulus), _integer(_PUBLIC_EXPONENT))))
     body = _sequence(
@@ -148,18 +151,25 @@ def _certificate(modulus: int, key: bytes) -> bytes:
         _sequence(_time(now - timedelta(days=1)), _time(now + timedelta(days=_VALID_DAYS))),
         _name("simulated-pool"),
         public,
-        _extensions(),
+        _extensions(addresses),
     )
     return _sequence(body, _SHA256_RSA, _bits(_signature(body, modulus, _private_exponent(key))))
 
 
-def _extensions() -> bytes:
-    """Return the extensions: an authority of itself, good for localhost."""
+def _extensions(addresses: Sequence[str]) -> bytes:
+    """Return the extensions: an authority of itself, good for localhost and the hosts' addresses."""
     basic = _sequence(bytes.fromhex("0603551d13"), b"\x01\x01\xff", _der(0x04, _sequence(b"\x01\x01\xff")))
-    names = _sequence(_der(0x82, b"localhost"), _der(0x87, bytes([127, 0, 0, 1])))
+    every = dict.fromkeys([ipaddress.ip_address("127.0.0.1"), *_numeric(addresses)])
+    names = _sequence(_der(0x82, b"localhost"), *(_der(0x87, one.packed) for one in every))
     alternative = _sequence(bytes.fromhex("0603551d11"), _der(0x04, names))
     usage = _sequence(bytes.fromhex("0603551d0f"), b"\x01\x01\xff", _der(0x04, bytes.fromhex("030202a4")))
     return _der(0xA3, _sequence(basic, usage, alternative))
+
+
+def _numeric(addresses: Sequence[str]) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    for address in addresses:
+        with contextlib.suppress(ValueError):
+            yield ipaddress.ip_address(address)
 
 
 def _signature(body: bytes, modulus: int, exponent: int) -> bytes:

@@ -140,7 +140,7 @@ def parse_call(body: bytes) -> tuple[str, list[Any]]:
         parser.Parse(body, True)
     except expat.ExpatError as error:
         raise MalformedRequest(_parser_error(body, error)) from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise MalformedRequest(f"{type(error).__name__}") from None
     if not reader.method:
         raise MalformedRequest("no methodName")

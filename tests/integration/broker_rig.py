@@ -19,6 +19,7 @@ from celery import Celery
 from kombu import Connection
 
 from worker import broker
+from worker.app import close_app
 from worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +166,7 @@ class Rig:
             with contextlib.suppress(ProcessLookupError):
                 worker.signal(signal.SIGCONT)
             worker.kill()
-        self.app.close()
+        close_app(self.app)
 
 
 @contextlib.contextmanager

@@ -241,12 +241,13 @@ def test_calls_are_counted_by_name(simulator: SimulatorProcess, xen: Client) -> 
 def test_a_restart_loses_sessions_and_tasks_while_the_work_goes_on() -> None:
     with SimulatorProcess("--guest-writes", "0") as simulator, simulator.session() as client:
         made = simulator.add_vm(name="vm", disks=[{"size": 4 * MIB}])
-        simulator.add_fault(match="VM.get_all", effect="hang", nth=1)
+        fault = simulator.add_fault(match="VM.get_all", effect="hang", nth=1)
         waiting = threading.Thread(target=lambda: _ignore(lambda: client("VM.get_all")))
         with simulator.session() as other:
             token = other("event.from", ["VM"], "", 0.0)["token"]
             task = other("Async.VM.start", made["ref"], False, False)
             waiting.start()
+            simulator.wait_for_hit(fault)
             simulator.restart()
             waiting.join(5)
         with simulator.session() as fresh:
@@ -352,7 +353,19 @@ def test_a_process_killed_in_the_middle_of_its_work_comes_back() -> None:
             client("VDI.snapshot", client.root_disk(client.find_vm("demo-01")), {})
 
 
-def test_a_dead_member_is_seen_as_not_live_and_takes_no_vm(simulator: SimulatorProcess, xen: Client) -> None:
+@pytest.fixture
+def mortals() -> Iterator[SimulatorProcess]:
+    """A pool of its own: a host that dies takes the VMs on it down."""
+    with SimulatorProcess("--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms") as process:
+        yield process
+
+
+def test_a_dead_member_is_seen_as_not_live_and_takes_no_vm(mortals: SimulatorProcess) -> None:
+    with mortals.session() as xen:
+        _see_a_member_die(mortals, xen)
+
+
+def _see_a_member_die(simulator: SimulatorProcess, xen: Client) -> None:
     master = xen("pool.get_master", xen("pool.get_all")[0])
     (member,) = [ref for ref in xen("host.get_all") if ref != master]
     uuid = xen("host.get_uuid", member)

@@ -15,6 +15,7 @@ from celery import Celery
 
 from tests.support.servers import RedisServer
 from tests.support.worker import Deployment, eventually
+from worker.app import close_app
 from worker.client import Handle, VMOps
 from worker.operations.journal import Journal
 from worker.operations.runtime import Runtime
@@ -56,6 +57,7 @@ class Toys:
     def __post_init__(self) -> None:
         self.client: VMOps = self.deployment.client()
         self.settings = self.client.settings
+        self._stock_clients: list[Celery] = []
 
     @property
     def journal(self) -> Journal:
@@ -70,7 +72,13 @@ class Toys:
         """Return what a service has that knows nothing of vmops: the addresses of broker and results."""
         app = Celery("stock", broker=self.settings.broker_url, backend=self.settings.journal_url, set_as_current=False)
         app.conf.update(result_extended=False, broker_connection_retry_on_startup=True)
+        self._stock_clients.append(app)
         return app
+
+    def close(self) -> None:
+        """Close the stock clients."""
+        while self._stock_clients:
+            close_app(self._stock_clients.pop())
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -148,8 +156,8 @@ def toys(
         try:
             yield made
         finally:
+            made.close()
             deployment.stop()
-            made.journal.redis.close()
 
 
 @contextmanager

@@ -9,25 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
-import shutil
-import signal
-import socket
-import ssl
-import subprocess
-import sys
-import tempfile
 import time
 import xmlrpc.client
 from collections.abc import Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Any
 
-PASSWORD = "simulated"
-_START_TIMEOUT_S = 30
-_ROOT = Path(__file__).resolve().parents[2]
+from simulator.testing import ControlRefused, PoolProcess
+
+__all__ = ["Client", "ControlRefused", "SimulatorProcess", "XenFailure", "vm_record"]
 
 
 def vm_record(**fields: Any) -> dict[str, Any]:
@@ -62,212 +51,16 @@ def vm_record(**fields: Any) -> dict[str, Any]:
     return record | fields
 
 
-class ControlRefused(AssertionError):
-    """The control plane answered with an error."""
-
-
-class SimulatorProcess:
-    """Starts `python -m simulator` on a free port of the loopback; ends it with the block, whatever happens.
-
-    Arguments are further command-line options. With `state_dir` the pool outlives the process: a second
-    SimulatorProcess on the same folder finds it again. Guests write and the collector waits as the options say; the
-    defaults here are for tests: no quiet period, a wrong password refused at once.
-    """
-
-    def __init__(self, *options: str, state_dir: Path | None = None, port: int = 0, tls: bool = False) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="simulator-test-"))
-        self.state_dir = state_dir or self._folder / "state"
-        self.password = PASSWORD
-        self.password_file = self._folder / "password"
-        self.password_file.write_text(PASSWORD + "\n", encoding="utf-8")
-        self._options = options
-        self._tls = tls
-        self.port = port
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    # -- life
-
-    def start(self) -> None:
-        """Start the process, on the port it had before if any, and wait until it serves."""
-        port_file = self._folder / "port"
-        port_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "simulator", "--listen", f"127.0.0.1:{self.port}"]
-        command += ["--password-file", str(self.password_file), "--port-file", str(port_file)]
-        command += ["--state-dir", str(self.state_dir), "--quiet-period", "0", "--bad-password-delay", "0"]
-        command += ["--tls"] if self._tls else []
-        self._process = subprocess.Popen([*command, *self._options], cwd=_ROOT, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not port_file.exists():
-            if self._process.poll() is not None:
-                raise RuntimeError(f"the simulator ended with status {self._process.returncode}")
-            if time.monotonic() > deadline:
-                raise TimeoutError("the simulator did not start")
-            time.sleep(0.01)
-        self.port = int(port_file.read_text(encoding="utf-8"))
-
-    def stop(self) -> int:
-        """End the process in order (SIGTERM); return its exit status."""
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        process.send_signal(signal.SIGTERM)
-        try:
-            return process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-
-    def kill_process(self) -> None:
-        """Kill the process (SIGKILL): the machine went, not just the toolstack. `start` brings it back."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-
-    def close(self) -> None:
-        """End the process and remove its files."""
-        try:
-            self.stop()
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        assert self._process is not None
-        return self._process.pid
-
-    # -- addresses
-
-    @property
-    def url(self) -> str:
-        """The pool's address, as a client takes it."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
-
-    @property
-    def certificate(self) -> Path:
-        """The generated certificate (with --tls)."""
-        return self.state_dir / "certificate.pem"
-
-    def connect(self, timeout_s: float = 60) -> http.client.HTTPConnection:
-        """Return a connection to the pool."""
-        parts = urlsplit(self.url)
-        assert parts.hostname is not None
-        if self._tls:
-            context = ssl.create_default_context(cafile=str(self.certificate))
-            context.check_hostname = False
-            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=context)
-        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
-
-    # -- control plane
-
-    def control(self, method: str, path: str, body: object = None) -> Any:
-        """Send a request to /simulator/PATH and return the JSON answer. Raises ControlRefused."""
-        connection = self.connect()
-        try:
-            payload = None if body is None else json.dumps(body)
-            connection.request(method, f"/simulator/{path}", payload)
-            response = connection.getresponse()
-            answer = json.loads(response.read())
-        finally:
-            connection.close()
-        if response.status != http.HTTPStatus.OK:
-            raise ControlRefused(f"{method} {path}: {response.status} {answer}")
-        return answer
-
-    def stats(self) -> dict[str, Any]:
-        """Return the counts of calls and sessions."""
-        answer: dict[str, Any] = self.control("GET", "stats")
-        return answer
-
-    def calls(self) -> dict[str, int]:
-        """Return how often each call came."""
-        answer: dict[str, int] = self.stats()["calls"]
-        return answer
-
-    def reset_stats(self) -> None:
-        """Begin to count anew."""
-        self.control("POST", "stats/reset")
-
-    def leaks(self) -> dict[str, list[dict[str, Any]]]:
-        """Return what belongs to nobody, without the kinds of which there is nothing: {} is a clean pool."""
-        answer: dict[str, list[dict[str, Any]]] = self.control("GET", "leaks")
-        return {kind: objects for kind, objects in answer.items() if objects}
-
-    def add_fault(self, **fault: object) -> str:
-        """Set a fault (keys: simulator.faults); return its id."""
-        identifier: str = self.control("POST", "faults", fault)["id"]
-        return identifier
-
-    def faults(self) -> list[dict[str, Any]]:
-        """Return the faults with their hits and the calls that wait in them."""
-        answer: list[dict[str, Any]] = self.control("GET", "faults")
-        return answer
-
-    def clear_faults(self, identifier: str | None = None) -> None:
-        """Remove one fault, or all; calls that they hold go on."""
-        self.control("DELETE", f"faults/{identifier}" if identifier else "faults")
-
-    def wait_for_hit(self, identifier: str, timeout_s: float = 10) -> None:
-        """Wait until a fault has acted, or holds a call."""
-        deadline = time.monotonic() + timeout_s
-        while not any(fault["hits"] for fault in self.faults() if fault["id"] == identifier):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no call met the fault {identifier}")
-            time.sleep(0.01)
+class SimulatorProcess(PoolProcess):
+    """A pool with a plain client: what these tests see must not depend on anybody else's."""
 
     def restart(self, downtime_s: float = 0.1) -> None:
         """Restart the toolstack: sessions and tasks are lost."""
-        self.control("POST", "xapi", {"action": "restart", "downtime_s": downtime_s})
-        self.wait_until_listening()
+        self.restart_toolstack(downtime_s)
 
     def kill(self, downtime_s: float = 0.1) -> None:
         """Kill the toolstack: what the database had not written yet is lost, too."""
-        self.control("POST", "xapi", {"action": "kill", "downtime_s": downtime_s})
-        self.wait_until_listening()
-
-    def wait_until_listening(self, timeout_s: float = 10) -> None:
-        """Wait until the port answers again."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
-    def add_vm(self, **wish: object) -> dict[str, Any]:
-        """Make a VM (keys: simulator.build); return its uuid, ref and the uuids of its disks."""
-        answer: dict[str, Any] = self.control("POST", "vms", wish)
-        return answer
-
-    def coalesce(self, wait_s: float = 10) -> None:
-        """Let the collector work now, and wait for it."""
-        self.control("POST", "storage", {"coalesce_now": True, "wait_s": wait_s})
-
-    def disk(self, uuid: str) -> dict[str, Any]:
-        """Return digest, digest at the snapshot's instant, depth and chain of a disk."""
-        answer: dict[str, Any] = self.control("GET", f"vdis/{uuid}")
-        return answer
-
-    # -- a small client of its own, so that these tests need nobody else's
+        self.kill_toolstack(downtime_s)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Client]:

@@ -38,6 +38,7 @@ class Deployment:
         }
         self._modules = modules
         self._processes: list[ManagedProcess] = []
+        self._clients: list[VMOps] = []
 
     def celery(self, name: str, *args: str) -> ManagedProcess:
         """Start a `celery -A worker ...` process."""
@@ -81,10 +82,14 @@ class Deployment:
     def client(self) -> VMOps:
         """Return a client of this deployment."""
         with environment(self.env):
-            return VMOps(Settings())
+            made = VMOps(Settings())
+        self._clients.append(made)
+        return made
 
     def stop(self) -> None:
-        """End every process."""
+        """End every process, close every client."""
+        while self._clients:
+            self._clients.pop().close()
         for process in self._processes:
             if process.is_running:
                 process.kill()

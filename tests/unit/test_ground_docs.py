@@ -21,7 +21,7 @@ PYTEST = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["t
 MARKERS = {marker.partition(":")[0] for marker in PYTEST["markers"]}
 
 #: Variables that are read beside the settings.
-OTHER_VARIABLES = {"VMOPS_CONFIG"}
+OTHER_VARIABLES = {"VMOPS_CONFIG", "VMOPS_DOM0_ROOT"}
 
 
 def text_of(page: Path) -> str:
@@ -79,8 +79,8 @@ def test_every_tier_with_a_target_is_left_out_of_the_default_run() -> None:
     default = PYTEST["addopts"][PYTEST["addopts"].index("-m") + 1]
     opt_in = {target.removeprefix("test-") for target in TARGETS if target.startswith("test-")}
     assert opt_in <= MARKERS
-    assert default == " and ".join(f"not {marker}" for marker in ("glance", "rabbitmq", "browser"))
-    assert opt_in == {"glance", "rabbitmq", "browser"}
+    assert default == " and ".join(f"not {marker}" for marker in ("glance", "rabbitmq", "browser", "clients"))
+    assert opt_in == {"glance", "rabbitmq", "browser", "clients"}
 
 
 def test_make_help_lists_every_target() -> None:

@@ -132,8 +132,7 @@ def open_client() -> Iterator[VMOps]:
     except RedisError as error:
         raise about_journal(error, vmops.settings) from error
     finally:
-        vmops.app.close()
-        vmops.journal.redis.close()
+        vmops.close()
 
 
 def pool_of(vmops: VMOps, request: dict[str, object]) -> None:

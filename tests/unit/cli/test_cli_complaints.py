@@ -133,4 +133,4 @@ def test_an_operation_that_nobody_takes_is_explained_by_its_broker_or_its_worker
     assert told.startswith("The broker at amqp://guest:***@127.0.0.1:")
     assert "hunter2" not in told
     for vmops in (with_broker, without):
-        vmops.journal.redis.close()
+        vmops.close()

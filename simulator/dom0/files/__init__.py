@@ -1,0 +1,1 @@
+"""Programs and modules that are copied into each private root; they import nothing of the simulator."""
