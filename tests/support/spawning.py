@@ -180,7 +180,7 @@ def assert_spawned(rig: Rig, handle: Handle, picture: Picture, *, state: str = "
     """The operation has made one VM, of the right content, with everything marked; return its record."""
     result = succeeded(rig, handle)
     vm_rec = vm_of(rig, result)
-    assert made_by(handle, records(rig, "VM")) == [vm_rec]
+    assert [rec["uuid"] for rec in made_by(handle, records(rig, "VM"))] == [vm_rec["uuid"]]
     assert vm_rec["power_state"] == result["power_state"] == state
     (vbd,) = devices_of(rig, vm_rec)
     assert (vbd["userdevice"], vbd["bootable"], vbd["mode"], vbd["type"]) == ("0", True, "RW", "Disk")
