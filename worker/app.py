@@ -20,7 +20,16 @@ from worker.settings import Settings, get_settings
 logger = get_logger(__name__)
 
 #: The modules that declare tasks.
-MODULES = ("worker.resources", "tasks.snapshot", "tasks.spawn", "tasks.power", "tasks.reboot", "tasks.destroy", "tasks.pollers")
+MODULES = (
+    "worker.resources",
+    "tasks.snapshot",
+    "tasks.spawn",
+    "tasks.power",
+    "tasks.reboot",
+    "tasks.destroy",
+    "tasks.information",
+    "tasks.pollers",
+)
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -36,6 +45,11 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     }
     schedule["reconcile"] = {
         "task": "vmops.poll_stalled_operations",
+        "schedule": settings.reconcile_interval_s,
+        "options": {"expires": settings.reconcile_interval_s, "queue": "vmops.control"},
+    }
+    schedule["end console sessions"] = {
+        "task": "vmops.poll_console_sessions",
         "schedule": settings.reconcile_interval_s,
         "options": {"expires": settings.reconcile_interval_s, "queue": "vmops.control"},
     }

@@ -73,3 +73,38 @@ class Members:
     def destroy(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Remove a VM and those of its disks whose marks say that they are the instance's."""
         return self.submit("destroy", {"instance": instance, **fields}, operation_id=operation_id)
+
+    # -- information: these return the answer
+
+    def list_instances(self: _Client, **fields: Any) -> list[str]:
+        """Name the VMs of a pool, halted ones too."""
+        answer: list[str] = self.query("list_instances", fields)
+        return answer
+
+    def list_instances_detail(self: _Client, **fields: Any) -> list[dict[str, Any]]:
+        """Describe the VMs of a pool, halted ones too."""
+        answer: list[dict[str, Any]] = self.query("list_instances_detail", fields)
+        return answer
+
+    def get_info(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
+        """Tell a VM's power state and size."""
+        answer: dict[str, Any] = self.query("get_info", {"instance": instance, **fields})
+        return answer
+
+    def get_diagnostics(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, float | None]:
+        """Tell a VM's newest figures, by XAPI's names."""
+        answer: dict[str, float | None] = self.query("get_diagnostics", {"instance": instance, **fields})
+        return answer
+
+    def get_all_bw_usage(
+        self: _Client, *, start_time: float, stop_time: float | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """Count the bytes that went over the interfaces of running VMs between two moments."""
+        span = {"start_time": start_time, "stop_time": stop_time}
+        answer: dict[str, Any] = self.query("get_all_bw_usage", {**span, **fields})
+        return answer
+
+    def get_vnc_console(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
+        """Tell where a VM's console is, with a short-lived session that opens it: a secret."""
+        answer: dict[str, Any] = self.query("get_vnc_console", {"instance": instance, **fields})
+        return answer

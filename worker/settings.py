@@ -147,6 +147,10 @@ class Settings(BaseSettings):
         default=300, description="Time that a soft reboot gives the guest; XAPI itself gives up after 1200."
     )
 
+    console_session_s: Seconds = Field(
+        default=300, description="Life of the session that get_vnc_console gives away; an open console stays open."
+    )
+
     visibility_timeout_s: Seconds = Field(
         default=60, description="Redis transport: redelivery of a dead worker's messages."
     )

@@ -33,6 +33,8 @@ class Query:
     request: type[Request]
     body: Callable[..., Any]
     summary: str
+    is_secret: bool = False
+    """Whether the answer must not be shown in logs and events."""
 
     @property
     def task_name(self) -> str:
@@ -63,6 +65,8 @@ class QueryTask(Task[Any, Any]):
     def __init__(self, query: Query) -> None:
         self.name = query.task_name
         self._query = query
+        if query.is_secret:
+            self.resultrepr_maxsize = 0
         self.__doc__ = query.summary
 
     def run(self, *args: Any, **values: Any) -> Any:
@@ -84,11 +88,16 @@ class QueryTask(Task[Any, Any]):
 _QUERIES: dict[str, Query] = {}
 
 
-def query(name: str, request: type[Request]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare the decorated function as the query `vmops.<name>`; its first docstring line describes it."""
+def query(
+    name: str, request: type[Request], *, is_secret: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare the decorated function as the query `vmops.<name>`; its first docstring line describes it.
+
+    The answer of a secret one is for the caller alone: logs and events do not show it.
+    """
 
     def declare(body: Callable[..., Any]) -> Callable[..., Any]:
-        made = Query(name, request, body, (inspect.getdoc(body) or name).splitlines()[0])
+        made = Query(name, request, body, (inspect.getdoc(body) or name).splitlines()[0], is_secret)
         _QUERIES[name] = made
         connect_on_app_finalize(partial(_add, made))
         for app in _get_active_apps():  # what celery.shared_task does for applications that are complete already

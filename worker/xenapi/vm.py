@@ -61,7 +61,7 @@ def matching(
     return [
         Found(ref, rec)
         for ref, rec in records.items()
-        if not (rec["is_a_snapshot"] or rec["is_a_template"] or rec["is_control_domain"])
+        if is_guest(rec)
         and (vm_uuid is None or rec["uuid"] == vm_uuid.lower())
         and (name is None or rec["name_label"] == name)
         and (uuid is None or _is_instance(rec, uuid))
@@ -101,6 +101,11 @@ def rescue_vm_of(session: Session, vm_rec: dict[str, Any]) -> Found | None:
     found = matching(session, name=f"{vm_rec['name_label']}-rescue")
     kin = [vm for vm in found if _instances(vm.rec) & _instances(vm_rec)]
     return kin[0] if len(kin) == 1 else None
+
+
+def is_guest(vm_rec: dict[str, Any]) -> bool:
+    """Tell whether the record is a VM's, not that of a snapshot, template or control domain."""
+    return not (vm_rec["is_a_snapshot"] or vm_rec["is_a_template"] or vm_rec["is_control_domain"])
 
 
 def is_rescue_vm(vm_rec: dict[str, Any]) -> bool:
