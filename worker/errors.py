@@ -12,7 +12,7 @@
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
     |  |- AttemptsExhausted, DeadlineExceeded, GuestUnable
     |- TransientError             the same call may succeed a little later
-    |  |- PoolUnreachable, ImageStoreUnreachable, TruncatedStream, ImageNotReady
+    |  |- PoolUnreachable, ImageStoreUnreachable, TruncatedStream, ImageNotReady, ImageDamaged
     |- UnknownResult              the call may or may not have taken effect: look before anything else
     |- OperationFailed            an operation ended without success; what a caller's `wait()` raises
     |- LeaseLost                  this process may no longer act for the operation
@@ -198,6 +198,10 @@ class ImageStoreUnreachable(TransientError):
 
 class TruncatedStream(TransientError):
     """An export or download ended early; what had arrived was thrown away."""
+
+
+class ImageDamaged(TransientError):
+    """All that the store has of an image has arrived, and it is not the image: worth a second look, hardly a fifth."""
 
 
 class ImageNotReady(TransientError):

@@ -14,7 +14,7 @@ from tasks.parts.instances import OPERATION
 from tasks.provision.check import check_size
 from tasks.provision.lost import await_lost, intend
 from tasks.provision.request import BuildRequest
-from worker.errors import XenAPIFailure
+from worker.errors import ImageDamaged, ImageFormatRefused, XenAPIFailure
 from worker.images.fetch import opened
 from worker.images.store import ImageStore
 from worker.operations.op import Op
@@ -23,6 +23,7 @@ from worker.xenapi.session import Session
 
 FILLING = "filling"
 CREATE = "VDI.create"
+_DAMAGED_TRIES = 3
 
 Rec = dict[str, Any]
 Records = Mapping[str, Rec]
@@ -32,8 +33,20 @@ Records = Mapping[str, Rec]
 def fetch(op: Op, pool: Session, images: ImageStore, name: str, mark: Mapping[str, str]) -> tuple[str, Rec]:
     """Fetch the plan's image into a new disk, which is still `filling` by its description; return its ref and record.
 
-    Raises ImageTooLarge, ImageFormatRefused, TruncatedStream, and what the store and the pool raise.
+    Raises ImageTooLarge, ImageFormatRefused (an image that was damaged each time, too), TruncatedStream, ImageDamaged,
+    and what the store and the pool raise.
     """
+    try:
+        return _fetch(op, pool, images, name, mark)
+    except ImageDamaged as error:
+        times = op.data.get("times_damaged", 0) + 1
+        op.remember(times_damaged=times)
+        if times < _DAMAGED_TRIES:
+            raise
+        raise ImageFormatRefused(f"{error} So it was {times} times: upload it anew.") from error
+
+
+def _fetch(op: Op, pool: Session, images: ImageStore, name: str, mark: Mapping[str, str]) -> tuple[str, Rec]:
     plan = op.data["plan"]
     with opened(images, images.describe(plan["image"]["id"])) as download:
         if plan["image"]["kind"] != "iso":

@@ -76,13 +76,8 @@ def cached(rig: Rig) -> Picture:
         _kept[rig.folder] = put_image(rig)
         handle = spawn(rig, _kept[rig.folder].id)
         succeeded(rig, handle)
-        remove_vm(rig, handle)
+        remove(rig, handle)
     return _kept[rig.folder]
-
-
-def remove_vm(rig: Rig, handle: Handle) -> None:
-    """Remove the VM, and leave the cached image which the same operation may have made."""
-    remove(rig, handle)
 
 
 def spawn_small(rig: Rig, picture: Picture) -> Handle:
@@ -96,7 +91,7 @@ def assert_spawned_once(rig: Rig, picture: Picture, handle: Handle) -> None:
     assert len(devices_of(rig, vm_rec, "VIF")) == 1
     assert len(cached_images(rig, picture.id)) == 1
     assert_tidy(rig)
-    remove_vm(rig, handle)
+    remove(rig, handle)
 
 
 cloning = Matrix(CLONING, cached, spawn_small, assert_spawned_once, looks=FIRST_LOOKS)

@@ -1,4 +1,4 @@
-"""What tests of spawn need beside a `Rig`: images with a content that is known, requests, and claims about what is made."""
+"""What tests of spawn need beside a `Rig`: images of a known content, requests, and claims about what is made."""
 
 from __future__ import annotations
 
@@ -156,7 +156,8 @@ def leaks(rig: Rig) -> dict[str, list[Any]]:
     """Return what belongs to nobody; whole cached images are kept on purpose."""
     found = rig.simulator.leaks()
     vdis = records(rig, "VDI")
-    found["vdis"] = [one for one in found.get("vdis", []) if one["ref"] in vdis and not is_cached_image(vdis[one["ref"]])]
+    lost = [one for one in found.get("vdis", []) if one["ref"] in vdis]
+    found["vdis"] = [one for one in lost if not is_cached_image(vdis[one["ref"]])]
     return {kind: objects for kind, objects in found.items() if objects}
 
 
@@ -194,7 +195,7 @@ def assert_spawned(rig: Rig, handle: Handle, picture: Picture, *, state: str = "
 
 
 def remove(rig: Rig, handle: Handle) -> None:
-    """Remove what an operation has made."""
+    """Remove what an operation has made, but for a whole cached image."""
     with rig.simulator.session() as call:
         for vm_ref, vm_rec in call("VM.get_all_records").items():
             if vm_rec["other_config"].get("vmops.operation") == handle.id:
@@ -202,5 +203,6 @@ def remove(rig: Rig, handle: Handle) -> None:
                     call("VM.hard_shutdown", vm_ref)
                 call("VM.destroy", vm_ref)
         for vdi_ref, vdi_rec in call("VDI.get_all_records").items():
-            if vdi_rec["other_config"].get("vmops.operation") == handle.id and vdi_rec["managed"]:
+            is_its = vdi_rec["other_config"].get("vmops.operation") == handle.id
+            if is_its and vdi_rec["managed"] and not is_cached_image(vdi_rec):
                 call("VDI.destroy", vdi_ref)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal, Protocol
 
-from worker.errors import ImageConflict, ImageFormatRefused, ImageNotReady, TruncatedStream
+from worker.errors import ImageConflict, ImageDamaged, ImageFormatRefused, ImageNotReady, TruncatedStream
 from worker.images import vhd
 from worker.images.bundle import BundleReader
 from worker.images.image import BUFFER_BYTES, Image, ImageState, Stream
@@ -46,20 +46,32 @@ class _Hashed:
         self._image = image
         algorithm = (image.hash_algo or "").lower()
         self._digest = hashlib.new(algorithm) if image.hash_value and algorithm in _HASHES else None
+        self._left = stream.length
 
     def readinto(self, buffer: memoryview, /) -> int:
         got = self._stream.readinto(buffer)
+        self._left -= got
         if self._digest is not None:
             self._digest.update(buffer[:got])
         return got
 
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Tell a stream that broke off from an image that is not whole: raises ImageDamaged for the latter."""
+        try:
+            yield
+        except TruncatedStream as error:
+            if self._left > 0:
+                raise
+            raise ImageDamaged(f"Image {self._image.id} is damaged: {error}") from error
+
     def check(self) -> None:
-        """Read what is left and compare. Raises TruncatedStream."""
+        """Read what is left and compare. Raises TruncatedStream, ImageDamaged."""
         rest = memoryview(bytearray(1 << 16))
         while self.readinto(rest):
             pass
         if self._digest is not None and self._digest.hexdigest() != (self._image.hash_value or "").lower():
-            raise TruncatedStream(
+            raise ImageDamaged(
                 f"What the store sent of image {self._image.id} does not have the image's {self._image.hash_algo}: it "
                 "was damaged on the way, or in the store."
             )
@@ -83,7 +95,8 @@ class Download:
         self.format: Literal["vhd", "raw"] = "vhd" if image.disk_format == "vhd" else "raw"
         self._head = b""
         if self.format == "vhd":
-            self._head = vhd.read_exactly(source, vhd.SECTOR, "footer")
+            with hashed.judged():
+                self._head = vhd.read_exactly(source, vhd.SECTOR, "footer")
             footer = vhd.Footer.parse(self._head)
             if footer.disk_type != vhd.DYNAMIC:
                 raise ImageFormatRefused(
@@ -97,21 +110,25 @@ class Download:
             self.virtual_size = -(-length // _SECTOR) * _SECTOR
         """Bytes of the disk."""
         if length < len(self._head) or length == 0:
-            raise TruncatedStream(f"Image {image.id} has only {length} bytes: that is no disk.")
+            raise ImageDamaged(f"Image {image.id} has only {length} bytes: that is no disk.")
 
     def pour(self, target: Target, watch: Watch) -> None:
-        """Move all bytes and prove that they arrived whole. Raises TruncatedStream and what target and watch raise."""
+        """Move all bytes and prove that they arrived whole.
+
+        Raises TruncatedStream, ImageDamaged, and what target and watch raise.
+        """
         buffer = memoryview(bytearray(BUFFER_BYTES))
         buffer[: len(self._head)] = self._head
         filled, done, checked_at, unchecked = len(self._head), 0, time.monotonic(), 0
         tail = b""
         while done < self.length:
-            got = self._source.readinto(
-                buffer[filled : filled + min(len(buffer) - filled, self.length - done - filled)]
-            )
-            filled += got
-            if got == 0:
-                raise TruncatedStream(f"Image {self._image.id} broke off after {done + filled} of {self.length} bytes.")
+            with self._hashed.judged():
+                got = self._source.readinto(
+                    buffer[filled : filled + min(len(buffer) - filled, self.length - done - filled)]
+                )
+                filled += got
+                if filled == 0:
+                    raise TruncatedStream(f"It broke off after {done} of {self.length} bytes.")
             target.write(buffer[:filled])
             tail = (tail + bytes(buffer[max(0, filled - vhd.SECTOR) : filled]))[-vhd.SECTOR :]
             done += filled
@@ -122,9 +139,10 @@ class Download:
                 watch.progress(done, self.length)
                 checked_at, unchecked = time.monotonic(), 0
         if self._head and tail != self._head:
-            raise TruncatedStream(f"The VHD of image {self._image.id} broke off: it does not end with its footer.")
+            raise ImageDamaged(f"Image {self._image.id} is damaged: its VHD does not end with its footer.")
         if self._bundle is not None:
-            self._bundle.finish()
+            with self._hashed.judged():
+                self._bundle.finish()
         self._hashed.check()
         target.confirm()
 
@@ -148,10 +166,20 @@ def check_fetchable(image: Image) -> None:
 
 @contextmanager
 def opened(store: ImageStore, image: Image) -> Iterator[Download]:
-    """Begin to read an image. Raises ImageNotReady, ImageFormatRefused, ImageNotFound, TruncatedStream."""
+    """Begin to read an image.
+
+    Raises ImageNotReady, ImageConflict, ImageFormatRefused, ImageNotFound, TruncatedStream, ImageDamaged.
+    """
     check_fetchable(image)
     with ExitStack() as stack:
         stream = stack.enter_context(store.open(image.id))
+        if image.size is not None and stream.length != image.size:
+            raise ImageDamaged(
+                f"Image {image.id} is damaged: its store has {stream.length} bytes of it, of {image.size}."
+            )
         hashed = _Hashed(stream, image)
-        bundle = stack.enter_context(BundleReader(hashed)) if image.container_format == "ovf" else None
+        bundle = None
+        if image.container_format == "ovf":
+            with hashed.judged():
+                bundle = stack.enter_context(BundleReader(hashed))
         yield Download(hashed, bundle, image, bundle.size if bundle else stream.length)
