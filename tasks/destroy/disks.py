@@ -27,29 +27,49 @@ def destroy_disks(op: Op, pool: Session) -> None:
     """Destroy the disks whose marks name the instance, whether its VM had them or an earlier one left them.
 
     A disk that any VM has attached, a volume, and a snapshot are never touched. Every disk is tried before the step
-    fails.
+    fails. The result names what is gone and what was detached and kept.
     """
     attached = {disk["vdi_ref"]: disk for disk in op.data["disks"]}
     free = vdi.unattached(pool)
-    others = _elsewhere(op, pool, [ref for ref in attached if ref not in free and ref not in _gone(op)])
-    volumes = {ref for ref, disk in attached.items() if disk["is_volume"]}
-    kept = []
-    failures = []
-    for ref, rec in free.items():
-        role = role_of(rec, op.data["instance"])
-        if role and ref not in volumes:
-            try:
-                _destroy(op, pool, ref, {"vdi_uuid": rec["uuid"], "role": role})
-            except XenAPIFailure as error:
-                failures.append(error)
-        elif ref in attached and not attached[ref]["is_cd"]:
-            kept.append({"vdi_uuid": rec["uuid"], "why": "volume" if ref in volumes else "no mark of the instance"})
-    for ref, rec in others.items():
-        if not attached[ref]["is_cd"]:
-            kept.append({"vdi_uuid": rec["uuid"], "why": "volume" if ref in volumes else "attached to another VM"})
-    op.set_result(destroyed=op.data.get("destroyed", []), kept=kept)
+    doomed = {**op.data.get("doomed", {}), **_own(op, free)}
+    op.remember(doomed=doomed)
+    missing = [ref for ref in {**attached, **doomed} if ref not in free and ref not in op.data.get("done", [])]
+    others = _elsewhere(op, pool, missing)
+    failures = _destroy_all(op, pool, [ref for ref in doomed if ref in free])
+    kept = [
+        {"vdi_uuid": rec["uuid"], "why": _why_kept(attached.get(ref), ref in others)}
+        for ref, rec in {**free, **others}.items()
+        if ref in others or (ref in attached and ref not in doomed)
+        if not attached.get(ref, {}).get("is_cd")
+    ]
+    op.set_result(destroyed=[facts for ref, facts in doomed.items() if ref not in {*others, *failures}], kept=kept)
     if failures:
-        raise failures[0]
+        raise next(iter(failures.values()))
+
+
+def _own(op: Op, free: Recs) -> dict[str, dict[str, str]]:
+    volumes = {disk["vdi_ref"] for disk in op.data["disks"] if disk["is_volume"]}
+    roles = {ref: role_of(rec, op.data["instance"]) for ref, rec in free.items() if ref not in volumes}
+    return {ref: {"vdi_uuid": free[ref]["uuid"], "role": role} for ref, role in roles.items() if role}
+
+
+def _destroy_all(op: Op, pool: Session, vdi_refs: list[str]) -> dict[str, XenAPIFailure]:
+    """Destroy the disks; return what failed."""
+    failures = {}
+    for ref in vdi_refs:
+        try:
+            calls.destroy(op, pool, ref)
+        except XenAPIFailure as error:
+            failures[ref] = error
+        else:
+            op.remember(done=[*op.data.get("done", []), ref])
+    return failures
+
+
+def _why_kept(disk: dict[str, Any] | None, is_elsewhere: bool) -> str:  # noqa: FBT001 - a claim about the disk
+    if disk is not None and disk["is_volume"]:
+        return "volume"
+    return "attached to another VM" if is_elsewhere else "no mark of the instance"
 
 
 def role_of(vdi_rec: dict[str, Any], instance: str | None) -> str | None:
@@ -61,16 +81,6 @@ def role_of(vdi_rec: dict[str, Any], instance: str | None) -> str | None:
         if marks.get(owner, "").lower() == instance and marks.get(role) in _ROLES:
             return marks[role]
     return None
-
-
-def _gone(op: Op) -> set[str]:
-    return {one["vdi_ref"] for one in op.data.get("removed", [])}
-
-
-def _destroy(op: Op, pool: Session, vdi_ref: str, facts: dict[str, str]) -> None:
-    calls.destroy(op, pool, vdi_ref)
-    destroyed = [*op.data.get("destroyed", []), facts]
-    op.remember(destroyed=destroyed, removed=[*op.data.get("removed", []), {"vdi_ref": vdi_ref}])
 
 
 def _elsewhere(op: Op, pool: Session, vdi_refs: list[str]) -> Recs:

@@ -45,6 +45,10 @@ def find_vms(op: Op, pool: Session) -> None:
         vms=[_facts(one) for one in found],
         disks=_disks(vbd.of_vms(pool, [one.ref for one in found])),
     )
+    files = sorted({one.rec[name] for one in named for name in ("PV_kernel", "PV_ramdisk")} - {""})
+    if files:
+        op.note(f"left in dom0, where XenAPI cannot remove them: {', '.join(files)}")
+        op.set_result(kernel_files=files)
 
 
 def _hold(op: Op, request: DestroyRequest, found: list[Found]) -> None:

@@ -230,6 +230,12 @@ def test_a_cd_of_a_library_is_kept_and_our_config_drive_is_not(ward: Ward) -> No
     assert "configdrive" in {one["role"] for one in result["destroyed"]}
 
 
+def test_kernel_files_in_dom0_are_named(ward: Ward) -> None:
+    vm = ward.new_vm(running=False)
+    ward.call("VM.set_PV_kernel", vm.ref, "/boot/guest/4711")
+    assert ward.done("destroy", vm)["kernel_files"] == ["/boot/guest/4711"]
+
+
 def test_novas_marks_count(ward: Ward) -> None:
     vm = ward.new_vm({}, {}, marked=False)
     instance = str(uuid4())
