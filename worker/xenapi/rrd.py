@@ -7,7 +7,7 @@ from contextlib import closing
 from http import HTTPStatus
 from http.client import HTTPException
 
-from worker.errors import PermanentError, PoolUnreachable
+from worker.errors import PermanentError, PoolUnreachable, VmopsError
 from worker.xenapi.address import Address
 from worker.xenapi.handler import Patience, Refused, Request, open_channel, truncated
 from worker.xenapi.rrd_xml import Figures, FiguresReader, Incomplete, Malformed, Reader, Updates, UpdatesReader
@@ -41,8 +41,7 @@ def updates(
     try:
         _read(session, "/rrd_updates", query, reader, address)
     except Refused as refused:
-        # A host without a VM has no data, and an overloaded one answers late or badly: both may pass.
-        raise PoolUnreachable(f"{refused}") from refused
+        raise _error(refused) from refused
     return reader.updates
 
 
@@ -58,8 +57,14 @@ def of_vm(session: Session, vm_uuid: str) -> Figures | None:
     except Refused as refused:
         if refused.status == HTTPStatus.NOT_FOUND:
             return None
-        raise PoolUnreachable(f"{refused}") from refused
+        raise _error(refused) from refused
     return reader.figures
+
+
+def _error(refused: Refused) -> VmopsError:
+    """Return what a refusal means: an error of the host's own may pass, as when the VM has just moved away."""
+    is_passing = refused.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return PoolUnreachable(str(refused)) if is_passing else PermanentError(str(refused))
 
 
 def _read(session: Session, path: str, query: Mapping[str, str], reader: Reader, address: Address | None) -> None:
