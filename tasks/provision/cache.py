@@ -8,6 +8,8 @@ Clones of one image are all the same, so whoever needs one next takes the stray.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from tasks.parts.calls import destroy
 from tasks.parts.instances import OPERATION, ROLE
 from tasks.provision.fetching import FILLING, Rec, Records, discard_abandoned, fetch
@@ -55,19 +57,18 @@ def find_or_fill(op: Op, pool: Session, images: ImageStore, settings: Settings, 
             return vdi_ref, rec
     plan = op.data["plan"]
     image_id = plan["image"]["id"]
-    try:
-        with op.inside(f"image {plan['sr_uuid']} {image_id}"):
-            return _fill(op, pool, images)
-    except Wait as wait:
-        if op.data.get("begun"):
-            raise  # not for the place: for a call of ours
-        filling = [vdi_ref for vdi_ref, rec in known.items() if _is_filling(rec)]
-        raise Wait(
-            f"image {image_id} is being fetched into the storage repository by another operation",
-            until=[Until("vdi", vdi_ref, "name_description", [FILLING]) for vdi_ref in filling],
-            check_every_s=_FILL_CHECK_S if filling else wait.check_every_s,
-            deadline_s=settings.image_fetch_deadline_s,
-        ) from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(op.inside(f"image {plan['sr_uuid']} {image_id}"))
+        except Wait as wait:
+            filling = [vdi_ref for vdi_ref, rec in known.items() if _is_filling(rec)]
+            raise Wait(
+                f"image {image_id} is being fetched into the storage repository by another operation",
+                until=[Until("vdi", vdi_ref, "name_description", [FILLING]) for vdi_ref in filling],
+                check_every_s=_FILL_CHECK_S if filling else wait.check_every_s,
+                deadline_s=settings.image_fetch_deadline_s,
+            ) from None
+        return _fill(op, pool, images)
 
 
 def _fill(op: Op, pool: Session, images: ImageStore) -> tuple[str, Rec]:

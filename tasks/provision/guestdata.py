@@ -28,9 +28,7 @@ def mac_of(instance: str, device: int) -> str:
     return raw.hex(":")
 
 
-def guest_data(
-    request: BuildRequest, os_type: str | None, disk_config: str, macs: Sequence[str]
-) -> dict[str, str]:
+def guest_data(request: BuildRequest, os_type: str | None, disk_config: str, macs: Sequence[str]) -> dict[str, str]:
     """Return a new VM's xenstore_data. Raises RequestError when something does not fit into XenStore."""
     name = request.guest_name
     data = {
