@@ -191,10 +191,11 @@ def test_a_guest_that_cannot_be_asked_is_cut_off_at_once(ward: Ward) -> None:
 
 def test_a_guest_is_asked_once_although_the_operation_is_parked(ward: Ward) -> None:
     vm = ward.new_vm()
-    ward.guest(vm, shutdown_s=5)
+    ward.guest(vm, shutdown_s=600)
     ward.simulator.reset_stats()
-    handle = ward.do("power_off", vm, clean_timeout_s=60)
+    handle = ward.do("power_off", vm, clean_timeout_s=3000)
     ward.await_wait(handle, "the guest to react")
+    ward.simulator.control("POST", "clock", {"advance": 600})
     ward.succeeded(handle)
     assert ward.simulator.calls()["Async.VM.clean_shutdown"] == 1
 

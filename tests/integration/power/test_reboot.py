@@ -64,9 +64,9 @@ def test_a_soft_reboot_lets_the_guest_do_it(ward: Ward) -> None:
 
 def test_a_reboot_under_way_shows_on_the_vm(ward: Ward) -> None:
     vm = ward.new_vm()
-    ward.guest(vm, shutdown_s=5)
+    ward.guest(vm, shutdown_s=600)
     before = ward.domid(vm)
-    handle = ward.do("reboot", vm)
+    handle = ward.do("reboot", vm, soft_timeout_s=3000)
     ward.await_wait(handle, "the guest to react")
     text = marked(ward, vm)
     assert text is not None
@@ -74,6 +74,7 @@ def test_a_reboot_under_way_shows_on_the_vm(ward: Ward) -> None:
     assert abs(int(entered) - pool_time(ward)) < 60
     assert ward.call("task.get_name_label", task_ref) == "Async.VM.clean_reboot"
     assert operation_id == handle.id
+    ward.simulator.control("POST", "clock", {"advance": 600})
     ward.succeeded(handle)
     assert_rebooted_once(ward, vm, before)
     assert ward.simulator.calls()["Async.VM.clean_reboot"] == 1
@@ -271,12 +272,13 @@ def test_a_lost_answer_is_no_second_reboot(ward: Ward, kind: str, call: str, mom
 
 def test_a_soft_reboot_whose_answer_was_lost_is_adopted_while_it_lasts(ward: Ward) -> None:
     vm = ward.new_vm()
-    ward.guest(vm, shutdown_s=4)
+    ward.guest(vm, shutdown_s=600)
     before = ward.domid(vm)
     ward.simulator.add_fault(match="Async.VM.clean_reboot", effect="reset", when="after", nth=1)
-    handle = ward.do("reboot", vm)
+    handle = ward.do("reboot", vm, soft_timeout_s=3000)
     ward.await_wait(handle, "the guest to react")
     assert (marked(ward, vm) or "").endswith(handle.id)
+    ward.simulator.control("POST", "clock", {"advance": 600})
     ward.succeeded(handle)
     assert_rebooted_once(ward, vm, before)
     assert ward.simulator.calls()["Async.VM.clean_reboot"] == 1
@@ -312,11 +314,12 @@ def test_a_worker_killed_in_mid_reboot_reboots_once(ward: Ward, kind: str) -> No
 
 def test_a_restart_of_the_toolstack_forgets_the_call_and_not_the_reboot(ward: Ward) -> None:
     vm = ward.new_vm()
-    ward.guest(vm, shutdown_s=5)
+    ward.guest(vm, shutdown_s=600)
     before = ward.domid(vm)
-    handle = ward.do("reboot", vm)
+    handle = ward.do("reboot", vm, soft_timeout_s=3000)
     ward.await_wait(handle, "the guest to react")
     ward.simulator.restart()
+    ward.simulator.control("POST", "clock", {"advance": 600})
     ward.succeeded(handle)
     assert_rebooted_once(ward, vm, before)
 
