@@ -95,8 +95,10 @@ def make_app(settings: Settings | None = None, *, is_current: bool = False) -> C
 
 def close_app(app: Celery) -> None:
     """Close an application's connections to broker and results, which `Celery.close` only forgets."""
-    app.amqp.producer_pool.force_close_all(close_pool=False)
-    app.pool.force_close_all(close_pool=False)
+    for pool in (app.amqp.producer_pool, app.pool):
+        # Closes what is in it and fills it again: the next application of this process on the same broker shares it,
+        # and would wait for ever for a connection of an empty one.
+        pool.resize(pool.limit, reset=True)
     if isinstance(app.backend, RedisBackend):
         app.backend.result_consumer.stop()
         app.backend.client.close()

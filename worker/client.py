@@ -19,10 +19,10 @@ from uuid import uuid4
 
 import celery.exceptions
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError
 
 from worker.app import close_app, make_app
-from worker.errors import PermanentError, RequestError, UnknownOperation
+from worker.errors import PermanentError, RequestError, TransientError, UnknownOperation
 from worker.handle import Handle
 from worker.members import Members
 from worker.operations import secrets
@@ -65,17 +65,22 @@ class VMOps(Members):
         """Ask something of a pool, such as `get_info`, and return the answer.
 
         Raises what the worker raised (InstanceNotFound, PoolUnreachable ...), TimeoutError when no worker has answered
-        within `timeout_s`, UnknownPool.
+        within `timeout_s`, TransientError when the broker is away, UnknownPool, and RequestError for what is not JSON.
         """
         name = name.removeprefix("vmops.")
         pool, _ = self.settings.pool(request.get("pool"))
-        answer = self.app.send_task(
-            f"vmops.{name}",
-            kwargs={**request, "pool": pool},
-            queue=f"vmops.steps.{pool}",
-            expires=timeout_s,
-            retry=False,
-        )
+        try:
+            answer = self.app.send_task(
+                f"vmops.{name}",
+                kwargs={**request, "pool": pool},
+                queue=f"vmops.steps.{pool}",
+                expires=timeout_s,
+                retry=False,
+            )
+        except EncodeError as error:
+            raise RequestError(f"The request cannot be sent as JSON: {error}.") from None
+        except (OperationalError, OSError) as error:
+            raise TransientError(f"The broker did not take {name} ({error}): check broker_url, ask again.") from error
         try:
             return answer.get(timeout=timeout_s, disable_sync_subtasks=False)
         except celery.exceptions.TimeoutError:

@@ -129,7 +129,12 @@ def submit(
         if operation_id is not None:
             raise Complaint("--id goes with operations; a query has none.", USAGE)
         with open_client() as vmops:
-            _print_json(vmops.query(asked.name, request_of(asked.name, asked.request, fields or [], vmops.seal)))
+            request = request_of(asked.name, asked.request, fields or [], vmops.seal)
+            try:
+                answer = vmops.query(asked.name, request)
+            except TimeoutError as error:
+                raise Complaint(str(error)) from error
+        _print_json(answer)
         return
     definition = find_definition(operation)
     if operation_id is not None and not operation_id.strip():

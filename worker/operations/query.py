@@ -9,6 +9,7 @@ A query's parameters are named after what it needs: `request`, and the resources
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,8 @@ from worker.operations.request import Request, check
 from worker.operations.runtime import current, resource
 
 _TRIES = 3
+#: What took longer than this has been tried again on the way (`worker.xenapi.session`): the caller waits long enough.
+_QUICK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,12 @@ class QueryTask(Task[Any, Any]):
         request = check(self._query.request, values, {})
         pool, _ = current().settings.pool(request.pool)
         needs = inspect.signature(self._query.body).parameters
-        look = Look(pool)
+        look, begun_s = Look(pool), time.monotonic()
         try:
             return self._query.body(**{one: request if one == "request" else resource(one)(look) for one in needs})
         except VmopsError as error:
-            if not retry.is_worth_retrying(error) or self.request.retries >= _TRIES:
+            was_quick = time.monotonic() - begun_s < _QUICK_S
+            if not (was_quick and retry.is_worth_retrying(error)) or self.request.retries >= _TRIES:
                 raise
             raise self.retry(exc=error, countdown=1.0 + self.request.retries, max_retries=_TRIES) from None
 
