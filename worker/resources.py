@@ -18,6 +18,7 @@ from typing import Any, cast
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from redis import Redis
+from redis.exceptions import RedisError
 
 from worker.images.store import ImageStore, open_store
 from worker.operations.runtime import Holder, current, provide
@@ -105,7 +106,11 @@ class Logins:
         """Log in; return the session, a secret, and when it ends (seconds since the epoch)."""
         ends_at = int(time.time() + lifetime_s)
         session_ref = self._sessions.begin_session(purpose)
-        self._redis.zadd(self._key, {b64encode(self._box.encrypt(session_ref.encode())): ends_at})
+        try:
+            self._redis.zadd(self._key, {b64encode(self._box.encrypt(session_ref.encode())): ends_at})
+        except RedisError:
+            self._sessions.end_session(session_ref)
+            raise
         return session_ref, ends_at
 
     def end_overdue(self) -> int:
