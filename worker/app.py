@@ -20,7 +20,16 @@ from worker.settings import Settings, get_settings
 logger = get_logger(__name__)
 
 #: The modules that declare tasks.
-MODULES = ("worker.resources", "tasks.snapshot", "tasks.pollers")
+MODULES = (
+    "worker.resources",
+    "tasks.snapshot",
+    "tasks.spawn",
+    "tasks.power",
+    "tasks.reboot",
+    "tasks.destroy",
+    "tasks.information",
+    "tasks.pollers",
+)
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -36,6 +45,11 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     }
     schedule["reconcile"] = {
         "task": "vmops.poll_stalled_operations",
+        "schedule": settings.reconcile_interval_s,
+        "options": {"expires": settings.reconcile_interval_s, "queue": "vmops.control"},
+    }
+    schedule["end console sessions"] = {
+        "task": "vmops.poll_console_sessions",
         "schedule": settings.reconcile_interval_s,
         "options": {"expires": settings.reconcile_interval_s, "queue": "vmops.control"},
     }
@@ -81,8 +95,10 @@ def make_app(settings: Settings | None = None, *, is_current: bool = False) -> C
 
 def close_app(app: Celery) -> None:
     """Close an application's connections to broker and results, which `Celery.close` only forgets."""
-    app.amqp.producer_pool.force_close_all(close_pool=False)
-    app.pool.force_close_all(close_pool=False)
+    for pool in (app.amqp.producer_pool, app.pool):
+        # Closes what is in it and fills it again: the next application of this process on the same broker shares it,
+        # and would wait for ever for a connection of an empty one.
+        pool.resize(pool.limit, reset=True)
     if isinstance(app.backend, RedisBackend):
         app.backend.result_consumer.stop()
         app.backend.client.close()

@@ -13,92 +13,25 @@ instead; the task's id is the operation's id.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
+import celery.exceptions
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError
 
 from worker.app import close_app, make_app
-from worker.errors import OperationFailed, PermanentError, RequestError, UnknownOperation
-from worker.operations import results, secrets
-from worker.operations.journal import Journal, connect
+from worker.errors import PermanentError, RequestError, TransientError, UnknownOperation
+from worker.handle import Handle
+from worker.members import Members
+from worker.operations import secrets
+from worker.operations.journal import connect
 from worker.operations.record import Record
-from worker.operations.states import FINAL, State
 from worker.settings import Settings, get_settings
 
-#: An operation that is announced but not yet checked may be sent again with the same id.
-_BLOCK_MS = 1000
 
-
-class Handle:
-    """One submitted operation."""
-
-    def __init__(self, journal: Journal, operation_id: str) -> None:
-        self._journal = journal
-        self.id = operation_id
-
-    def record(self) -> Record:
-        """Return where the operation stands. Raises OperationNotFound."""
-        return self._journal.get(self.id)
-
-    @property
-    def progress(self) -> float:
-        """Percent, 0 to 100; never decreases, 100 only at the end."""
-        return self.record().progress
-
-    def has_ended(self) -> bool:
-        """Tell whether nothing more will happen by itself."""
-        return _has_ended(self.record())
-
-    def events(self) -> Iterator[dict[str, str]]:
-        """Yield the operation's history from its beginning, live, until it has ended."""
-        last = "0"
-        while True:
-            ended = self.has_ended()
-            lines = self._journal.events(self.id, last, None if ended else _BLOCK_MS)
-            for mark, fields in lines:
-                last = mark
-                yield {"time_ms": mark.partition("-")[0], **fields}
-            if ended and not lines:
-                return
-
-    def wait(self, timeout_s: float | None = None, on_event: Callable[[dict[str, str]], None] | None = None) -> Any:
-        """Wait for the end and return the result.
-
-        Raises OperationFailed (its text says why) when it did not succeed, TimeoutError after `timeout_s`; the
-        operation goes on then.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        last = "0"
-        while True:
-            record = self.record()
-            lines = self._journal.events(self.id, last, None if _has_ended(record) else _BLOCK_MS)
-            for mark, fields in lines:
-                last = mark
-                if on_event is not None:
-                    on_event({"time_ms": mark.partition("-")[0], **fields})
-            if _has_ended(record) and not lines:
-                break
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"Operation {self.id} has not ended within {timeout_s} s; it goes on.")
-        if record.state is not State.SUCCEEDED:
-            raise OperationFailed(results.failure_text(record))
-        return record.result
-
-    def cancel(self) -> None:
-        """Ask the operation to stop and to undo what it did. Raises NotCancellable, OperationNotFound."""
-        self._journal.cancel(self.id)
-
-
-def _has_ended(record: Record) -> bool:
-    return record.state in FINAL or record.state is State.STUCK
-
-
-class VMOps:
+class VMOps(Members):
     """The operations of one vmops deployment. Needs its broker and its journal, not its pools."""
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -111,10 +44,6 @@ class VMOps:
     def app(self) -> Celery:
         """The Celery application that operations are sent with; `app.AsyncResult(operation id)` works."""
         return make_app(self.settings)
-
-    def snapshot(self, *, instance: dict[str, str], operation_id: str | None = None, **fields: Any) -> Handle:
-        """Push the disks of a VM, as they are now, into images. Fields: `vmops tasks snapshot`."""
-        return self.submit("snapshot", {"instance": instance, **fields}, operation_id=operation_id)
 
     def submit(self, operation: str, request: dict[str, Any], *, operation_id: str | None = None) -> Handle:
         """Submit any operation by name; the same `operation_id` twice is one operation.
@@ -131,6 +60,33 @@ class VMOps:
         if self.journal.enter(record, announced=True):
             self._send(record)
         return Handle(self.journal, record.id)
+
+    def query(self, name: str, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+        """Ask something of a pool, such as `get_info`, and return the answer.
+
+        Raises what the worker raised (InstanceNotFound, PoolUnreachable ...), TimeoutError when no worker has answered
+        within `timeout_s`, TransientError when the broker is away, UnknownPool, and RequestError for what is not JSON.
+        """
+        name = name.removeprefix("vmops.")
+        pool, _ = self.settings.pool(request.get("pool"))
+        try:
+            answer = self.app.send_task(
+                f"vmops.{name}",
+                kwargs={**request, "pool": pool},
+                queue=f"vmops.steps.{pool}",
+                expires=timeout_s,
+                retry=False,
+            )
+        except EncodeError as error:
+            raise RequestError(f"The request cannot be sent as JSON: {error}.") from None
+        except (OperationalError, OSError) as error:
+            raise TransientError(f"The broker did not take {name} ({error}): check broker_url, ask again.") from error
+        try:
+            return answer.get(timeout=timeout_s, disable_sync_subtasks=False)
+        except celery.exceptions.TimeoutError:
+            raise TimeoutError(f"No worker has answered {name} within {timeout_s:g} s: is one running?") from None
+        finally:
+            answer.forget()
 
     def close(self) -> None:
         """Close the connections to broker, results and journal."""

@@ -4,13 +4,15 @@
     |- RequestError               the caller must change something; nothing was touched
     |  |- InstanceNotFound, InstanceAmbiguous, DiskNotFound, UnknownPool, UnknownOperation
     |  |- OperationNotFound, OperationConflict, NotCancellable, SecretInClear
+    |  |- InstanceExists, StorageRepositoryNotFound, NetworkNotFound, NoValidHost, ImageTooLarge
+    |  |- InsufficientFreeMemory, InstanceLocked, WrongPowerState
     |- PermanentError             trying again cannot help
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
-    |  |- AttemptsExhausted, DeadlineExceeded
+    |  |- AttemptsExhausted, DeadlineExceeded, GuestUnable
     |- TransientError             the same call may succeed a little later
-    |  |- PoolUnreachable, ImageStoreUnreachable, TruncatedStream, ImageNotReady
+    |  |- PoolUnreachable, ImageStoreUnreachable, TruncatedStream, ImageNotReady, ImageDamaged
     |- UnknownResult              the call may or may not have taken effect: look before anything else
     |- OperationFailed            an operation ended without success; what a caller's `wait()` raises
     |- LeaseLost                  this process may no longer act for the operation
@@ -69,6 +71,38 @@ class NotCancellable(RequestError):
 
 class SecretInClear(RequestError):
     """A secret field came unsealed and the settings do not allow that."""
+
+
+class InstanceExists(RequestError):
+    """A VM bears the name of the one that is to be made."""
+
+
+class StorageRepositoryNotFound(RequestError):
+    """The pool has no such storage repository, or no default one."""
+
+
+class NetworkNotFound(RequestError):
+    """The pool has no such network, or several."""
+
+
+class NoValidHost(RequestError):
+    """No host of the pool can run the VM."""
+
+
+class ImageTooLarge(RequestError):
+    """The image does not fit into the flavor."""
+
+
+class InsufficientFreeMemory(RequestError):
+    """No host has the memory for the VM now."""
+
+
+class InstanceLocked(RequestError):
+    """The VM's record forbids the operation: the instance is in rescue or suspended, or somebody protects it."""
+
+
+class WrongPowerState(RequestError):
+    """The VM is not in a power state from which the operation starts."""
 
 
 class PermanentError(VmopsError):
@@ -146,6 +180,10 @@ class DeadlineExceeded(PermanentError):
     """A step was retried or waited until its deadline."""
 
 
+class GuestUnable(PermanentError):
+    """The guest did not do what it was asked to: it lacks PV drivers, refused, or did not react in time."""
+
+
 class TransientError(VmopsError):
     """The same call may succeed a little later."""
 
@@ -160,6 +198,10 @@ class ImageStoreUnreachable(TransientError):
 
 class TruncatedStream(TransientError):
     """An export or download ended early; what had arrived was thrown away."""
+
+
+class ImageDamaged(TransientError):
+    """All that the store has of an image has arrived, and it is not the image: worth a second look, hardly a fifth."""
 
 
 class ImageNotReady(TransientError):

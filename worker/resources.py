@@ -1,4 +1,4 @@
-"""What steps may ask for by parameter name: `pool` (a XenAPI session), `images` (the image store), `settings`.
+"""What steps may ask for by parameter name: `pool` (XenAPI session), `images` (image store), `settings`, `logins`.
 
 One session pool for each XenServer pool and process, made at first use. The session itself is shared by all processes
 of a worker node and outlives a killed worker: its reference is kept in the journal's Redis, closed with a key that only
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from base64 import b64decode, b64encode
 from functools import cache, lru_cache
 from hashlib import scrypt
@@ -17,10 +18,10 @@ from typing import Any, cast
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from redis import Redis
+from redis.exceptions import RedisError
 
 from worker.images.store import ImageStore, open_store
-from worker.operations.op import Op
-from worker.operations.runtime import current, provide
+from worker.operations.runtime import Holder, current, provide
 from worker.settings import PoolSettings, Settings, get_settings
 from worker.xenapi.session import Session, SessionPool
 
@@ -33,15 +34,20 @@ return ARGV[1]
 _DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
+def _box_of(pool: PoolSettings) -> SecretBox:
+    """Return what closes session references, for those who know the pool's password."""
+    password = pool.password.get_secret_value() if pool.password else ""
+    salt = f"vmops session {pool.url} {pool.username}".encode()
+    return SecretBox(scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1, dklen=SecretBox.KEY_SIZE))
+
+
 class Vault:
     """Keeps this node's session reference of each pool, sealed; a `worker.xenapi.session.SessionVault`."""
 
     def __init__(self, redis: Redis, prefix: str, pool: PoolSettings) -> None:
         self._redis = redis
         self._prefix = prefix
-        password = pool.password.get_secret_value() if pool.password else ""
-        salt = f"vmops session {pool.url} {pool.username}".encode()
-        self._box = SecretBox(scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1, dklen=SecretBox.KEY_SIZE))
+        self._box = _box_of(pool)
         self._seen: dict[str, bytes] = {}
 
     def _key(self, pool: str) -> str:
@@ -82,6 +88,45 @@ class Vault:
         return session_ref
 
 
+class Logins:
+    """Sessions that are given away, each for one console, and ended when their time is over.
+
+    Who is to be logged out, and when, is kept in the journal's Redis, sealed as in the vault: so a login ends although
+    the worker that made it is gone. Of a Redis that was wiped, and of a worker killed between login and note, XAPI ends
+    the session after a day without use; the originator of their own bounds them to 500 (xapi.md 3.3).
+    """
+
+    def __init__(self, redis: Redis, prefix: str, sessions: SessionPool) -> None:
+        self._redis = redis
+        self._key = f"{prefix}:logins:{sessions.name}"
+        self._sessions = sessions
+        self._box = _box_of(sessions.settings)
+
+    def begin(self, purpose: str, lifetime_s: float) -> tuple[str, int]:
+        """Log in; return the session, a secret, and when it ends (seconds since the epoch)."""
+        ends_at = int(time.time() + lifetime_s)
+        session_ref = self._sessions.begin_session(purpose)
+        try:
+            self._redis.zadd(self._key, {b64encode(self._box.encrypt(session_ref.encode())): ends_at})
+        except RedisError:
+            self._sessions.end_session(session_ref)
+            raise
+        return session_ref, ends_at
+
+    def end_overdue(self) -> int:
+        """Log out those whose time is over; return how many. Raises PoolUnreachable: the rest is ended later."""
+        overdue = cast("list[bytes]", self._redis.zrangebyscore(self._key, "-inf", time.time()))
+        for raw in overdue:
+            try:
+                session_ref = self._box.decrypt(b64decode(raw)).decode()
+            except (CryptoError, ValueError):
+                pass  # the password has changed: nobody can end it but XAPI
+            else:
+                self._sessions.end_session(session_ref)
+            self._redis.zrem(self._key, raw)
+        return len(overdue)
+
+
 @cache
 def _session_pool(name: str, _process: int) -> SessionPool:
     settings = get_settings()
@@ -100,16 +145,26 @@ def session_of(pool: str, guard: Any = None) -> Session:
     return sessions.session(guard) if guard else sessions.session()
 
 
-def _pool(op: Op) -> Session:
+@cache
+def _logins(name: str, _process: int) -> Logins:
+    return Logins(current().journal.redis, get_settings().journal_prefix, _session_pool(name, _process))
+
+
+def logins_of(pool: str) -> Logins:
+    """Return the sessions of the pool called `pool` that were given away."""
+    return _logins(pool, os.getpid())
+
+
+def _pool(op: Holder) -> Session:
     return session_of(op.pool_name, op.guard)
 
 
-def _images(op: Op) -> ImageStore:
+def _images(op: Holder) -> ImageStore:
     token = op.secret("image_token")
     return _image_store(os.getpid()) if token is None else open_store(get_settings(), token)
 
 
-def _settings(_op: Op) -> Settings:
+def _settings(_op: Holder) -> Settings:
     return get_settings()
 
 
@@ -117,3 +172,4 @@ provide("op", lambda op: op)
 provide("pool", _pool)
 provide("images", _images)
 provide("settings", _settings)
+provide("logins", lambda op: logins_of(op.pool_name))

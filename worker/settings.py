@@ -103,6 +103,10 @@ class Settings(BaseSettings):
         default=7200, description="An image `saving` longer than this, not by us, is wedged."
     )
 
+    image_fetch_deadline_s: Seconds = Field(
+        default=3 * 3600, description="Longest wait for an image that another operation fetches into the same storage."
+    )
+
     secret_key_file: Path | None = Field(
         default=None, description="Private key (64 hex digits) that opens sealed secrets."
     )
@@ -137,6 +141,14 @@ class Settings(BaseSettings):
     )
     coalesce_check_s: Seconds = Field(
         default=300, description="Full look at a coalescing chain, beside the watcher's events."
+    )
+
+    soft_timeout_s: Seconds = Field(
+        default=300, description="Time that a soft reboot gives the guest; XAPI itself gives up after 1200."
+    )
+
+    console_session_s: Seconds = Field(
+        default=300, description="Life of the session that get_vnc_console gives away; an open console stays open."
     )
 
     visibility_timeout_s: Seconds = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.parts.instances import instance_uuid, take
 from tasks.snapshot.disks import own_image_id
 from tasks.snapshot.request import SnapshotRequest
 from worker.errors import DiskNotFound, ImageConflict, ImageNotFound, StorageUnsupported
@@ -11,7 +12,7 @@ from worker.images.image import ImageState
 from worker.images.store import ImageStore
 from worker.operations.definition import step
 from worker.operations.op import Op
-from worker.xenapi import event, sr, vbd, vm
+from worker.xenapi import event, sr, vbd
 from worker.xenapi.session import Session
 
 
@@ -19,8 +20,7 @@ from worker.xenapi.session import Session
 def find_disks(op: Op, pool: Session, images: ImageStore) -> None:
     """Find the VM and its disks, take the VM's lease, refuse what cannot work. Changes nothing."""
     request = op.request(SnapshotRequest)
-    found = vm.find(pool, **request.instance.model_dump(mode="json"))
-    op.hold(f"vm:{found.rec['uuid']}", queue=request.on_conflict == "wait")
+    found = take(op, pool)
     disks = _wanted(vbd.disks_of(pool, found.ref), request.disks, found.rec["name_label"])
     plans = []
     collectors = {}
@@ -92,10 +92,9 @@ def _check_image(images: ImageStore, image_id: str, operation_id: str, *, given:
 
 
 def _facts(vm_rec: dict[str, Any]) -> dict[str, str]:
-    other_config = vm_rec["other_config"]
     return {
         "uuid": vm_rec["uuid"],
         "name": vm_rec["name_label"],
-        "instance_uuid": other_config.get("vmops.instance") or other_config.get("nova_uuid") or vm_rec["uuid"],
+        "instance_uuid": instance_uuid(vm_rec) or vm_rec["uuid"],
         "vm_mode": "hvm" if vm_rec["HVM_boot_policy"] else "xen",
     }

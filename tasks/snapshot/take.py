@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from tasks.snapshot.calls import carry_out, destroy, ended, until_ended
+from tasks.parts.calls import carry_out, destroy, ended, until_ended
 from tasks.snapshot.disks import Disk, by_sr, not_pushed
 from tasks.snapshot.request import SnapshotRequest
 from worker.errors import DiskNotFound, StorageUnsupported, XenAPIFailure

@@ -12,6 +12,7 @@ from pathlib import Path
 from worker.cli import catalogue
 from worker.cli.catalogue import Entry, Field
 from worker.operations.catalogue import definition_of
+from worker.operations.query import query_of
 from worker.settings import PoolSettings, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -58,13 +59,16 @@ def operations_page(now: str) -> str:
 def ours(entries: Iterable[Entry]) -> list[Entry]:
     """Return the entries of the product: a test process may know operations of tests, too."""
     found = list(entries)
-    foreign = {
-        entry.task
-        for entry in found
-        if entry.kind == "operation"
-        and not definition_of(entry.task.removeprefix("vmops.")).steps[0].run.__module__.startswith("tasks.")
-    }
+    foreign = {entry.task for entry in found if not _module_of(entry).startswith("tasks.")}
     return [entry for entry in found if not any(f"{entry.task}.".startswith(f"{name}.") for name in foreign)]
+
+
+def _module_of(entry: Entry) -> str:
+    """Return where an operation or query is declared; the others go with theirs, or are ours."""
+    name = entry.task.removeprefix("vmops.")
+    if entry.kind == "operation":
+        return definition_of(name).steps[0].run.__module__
+    return query_of(name).body.__module__ if entry.kind == "query" else "tasks."
 
 
 def _catalogue(entries: Sequence[Entry]) -> Iterator[str]:
@@ -73,6 +77,12 @@ def _catalogue(entries: Sequence[Entry]) -> Iterator[str]:
     for entry in entries:
         if entry.kind == "operation":
             yield from _operation(entry, by_name)
+    queries = [entry for entry in entries if entry.kind == "query"]
+    if queries:
+        yield from ("", "## Queries")
+    for entry in queries:
+        yield from _head(entry)
+        yield from _table("field", catalogue.fields_of(entry.request))
     yield ""
     yield "## What beat runs"
     yield ""
@@ -84,11 +94,15 @@ def _catalogue(entries: Sequence[Entry]) -> Iterator[str]:
             yield f"| `{entry.task}` | {entry.summary} | {arguments} |"
 
 
-def _operation(entry: Entry, by_name: dict[str, Entry]) -> Iterator[str]:
-    undos = [one for one in by_name.values() if one.kind == "undo" and one.task.startswith(f"{entry.task}.")]
+def _head(entry: Entry) -> Iterator[str]:
     yield from ("", f"### `{entry.task}`", "", f"{entry.summary[0].upper()}{entry.summary[1:]}", "")
     yield f"    {catalogue.command_line(entry)}"
     yield from ("", f"Keyword arguments of the task: `{json.dumps(dict(entry.example))}`", "")
+
+
+def _operation(entry: Entry, by_name: dict[str, Entry]) -> Iterator[str]:
+    undos = [one for one in by_name.values() if one.kind == "undo" and one.task.startswith(f"{entry.task}.")]
+    yield from _head(entry)
     yield from _table("field", catalogue.fields_of(entry.request))
     yield from ("", "| step | what it does |", "|---|---|")
     for name in entry.steps:

@@ -13,6 +13,7 @@ import redis
 from worker.errors import PermanentError, PoolUnreachable, XenAPIFailure
 from worker.operations.definition import operation, step
 from worker.operations.op import Op
+from worker.operations.query import query
 from worker.operations.request import Request, Secret
 from worker.operations.wait import Redo, Until, Wait
 
@@ -202,3 +203,32 @@ def _noop(number: int) -> Callable[..., Any]:
 
 
 noops = operation("noops", Request, *(_noop(number) for number in range(4)))
+
+
+class LookRequest(Request):
+    """What a query of the toys is told to do."""
+
+    key: str = "toy"
+    failures: int = 0
+    """How often it fails in a way that is worth another try."""
+    xapi_error: str = ""
+    """It fails for good with this XAPI code."""
+    secret: str = ""
+
+
+@query("toy_look", LookRequest)
+def toy_look(request: LookRequest) -> dict[str, Any]:
+    """Tell how often one has looked."""
+    with ledger() as store:
+        looks = store.hincrby(f"calls:{request.key}", "look", 1)
+    if request.xapi_error:
+        raise XenAPIFailure([request.xapi_error, "a parameter"], call="Toy.look")
+    if looks <= request.failures:
+        raise PoolUnreachable(f"failure {looks}")
+    return {"looks": looks}
+
+
+@query("toy_secret", LookRequest, is_secret=True)
+def toy_secret(request: LookRequest) -> dict[str, Any]:
+    """Answer what nobody else may see."""
+    return {"secret": request.secret[::-1]}

@@ -14,9 +14,10 @@ from celery import Celery, Task
 
 from worker.errors import UnknownOperation
 from worker.operations.catalogue import Definition, definition_of, definitions
+from worker.operations.query import Query, queries, query_of
 from worker.operations.record import Direction
 
-Kind = Literal["operation", "step", "undo", "periodic"]
+Kind = Literal["operation", "query", "step", "undo", "periodic"]
 
 #: What a link of an operation's chain is sent with; only the engine sends these.
 _LINK_SCHEMA = {
@@ -65,6 +66,15 @@ def find_definition(name: str) -> Definition:
     return definition_of(name.removeprefix("vmops."))
 
 
+def query_if_known(name: str) -> Query | None:
+    """Return the query called `name`, with or without `vmops.`; None when there is none."""
+    load()
+    try:
+        return query_of(name.removeprefix("vmops."))
+    except UnknownOperation:
+        return None
+
+
 def definition_if_known(name: str) -> Definition | None:
     """Return the operation's declaration; None when the journal knows an operation that this version does not have."""
     try:
@@ -79,6 +89,10 @@ def entries() -> list[Entry]:
     app = Celery("catalogue", set_as_current=False)
     app.finalize()
     found = [entry for definition in definitions() for entry in _of_definition(definition)]
+    found += [
+        Entry(one.task_name, "query", one.summary, one.request.model_json_schema(), one.request.example)
+        for one in queries()
+    ]
     listed = {entry.task for entry in found}
     others = [name for name in sorted(app.tasks) if name.startswith("vmops.") and name not in listed]
     return found + [_of_task(app.tasks[name]) for name in others]
@@ -91,7 +105,7 @@ def find(name: str) -> Entry:
     for entry in known:
         if entry.task == wanted:
             return entry
-    names = ", ".join(entry.task for entry in known if entry.kind in {"operation", "periodic"})
+    names = ", ".join(entry.task for entry in known if entry.kind in {"operation", "query", "periodic"})
     raise UnknownOperation(f"No task is called {wanted!r}. There are: {names}.")
 
 
@@ -194,7 +208,8 @@ def _one_type(part: Mapping[str, Any]) -> str:
 def command_line(entry: Entry) -> str:
     """Return the `vmops submit` line of an operation's example."""
     words = [f"{key}={value}" for key, value in _flat(entry.example, "")]
-    return shlex.join(["vmops", "submit", entry.task.removeprefix("vmops."), *words, "--wait"])
+    wait = ["--wait"] if entry.kind == "operation" else []
+    return shlex.join(["vmops", "submit", entry.task.removeprefix("vmops."), *words, *wait])
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

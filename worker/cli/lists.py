@@ -108,15 +108,18 @@ def _steps(record: Record, definition: Definition | None, now_ms: int) -> Table:
 def catalogue_table(entries: Sequence[catalogue.Entry]) -> Group:
     """Return all tasks: the operations, then what beat runs."""
     operations = _table("operation", "what it does", "steps")
+    queries = _table("query", "what it answers")
     periodic = _table("run by beat", "what it does")
     for entry in entries:
         if entry.kind == "operation":
             steps = ", ".join(name.rpartition(".")[2] for name in entry.steps)
             operations.add_row(Text(entry.task, style="bold"), entry.summary, steps)
+        elif entry.kind == "query":
+            queries.add_row(Text(entry.task, style="bold"), entry.summary)
         elif entry.kind == "periodic":
             periodic.add_row(Text(entry.task, style="bold"), entry.summary)
     hint = Text("`vmops tasks NAME` shows one in full, `--json` the JSON Schema of every request.", style="dim")
-    return Group(operations, periodic, hint)
+    return Group(operations, queries, periodic, hint)
 
 
 def task_details(entry: catalogue.Entry) -> Group:
@@ -130,14 +133,15 @@ def task_details(entry: catalogue.Entry) -> Group:
         parts.append(table)
     else:
         parts.append(Text("It takes no arguments."))
-    if entry.kind == "operation":
+    if entry.kind in {"operation", "query"}:
         parts += [
             Text("From a shell:"),
             Padding(Text(catalogue.command_line(entry)), (0, 0, 1, 4)),
             Text("From any Celery client (keyword arguments of the task, queue vmops.control):"),
             Padding(Text(json.dumps(entry.example, ensure_ascii=False)), (0, 0, 1, 4)),
-            Text("Steps: " + ", ".join(name.rpartition(".")[2] for name in entry.steps)),
         ]
+    if entry.kind == "operation":
+        parts.append(Text("Steps: " + ", ".join(name.rpartition(".")[2] for name in entry.steps)))
     elif entry.kind in {"step", "undo"}:
         parts.append(Text("Sent by the engine only: a link of its operation's chain."))
     return Group(*parts)

@@ -120,10 +120,22 @@ def submit(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit an operation and print its id."""
+    """Submit an operation and print its id; ask a query, such as get_info, and print the answer."""
     from worker.cli.arguments import request_of
-    from worker.cli.catalogue import find_definition
+    from worker.cli.catalogue import find_definition, query_if_known
 
+    asked = query_if_known(operation)
+    if asked is not None:
+        if operation_id is not None:
+            raise Complaint("--id goes with operations; a query has none.", USAGE)
+        with open_client() as vmops:
+            request = request_of(asked.name, asked.request, fields or [], vmops.seal)
+            try:
+                answer = vmops.query(asked.name, request)
+            except TimeoutError as error:
+                raise Complaint(str(error)) from error
+        _print_json(answer)
+        return
     definition = find_definition(operation)
     if operation_id is not None and not operation_id.strip():
         raise Complaint("--id is empty: leave it out for a new id.", USAGE)

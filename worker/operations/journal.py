@@ -7,6 +7,7 @@ two lines leaves a journal that another can go on from. Keys, below the prefix o
     live                id -> when to suspect it    waiting:<pool>     id -> when to wake it
     ops                 id -> created               watch:<pool>       id -> what it waits for in the pool
     hold:<pool>:<what>  ids in order of arrival     unannounced        ended, closing event not yet sent
+    place:<pool>:<what> token -> id of those inside
     catalogue           name -> its secret fields   public_key         what those are sealed with
 
 `celery-task-meta-<id>` is written by the same scripts: `AsyncResult(id)` never disagrees with the journal.
@@ -16,8 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, Literal, cast
@@ -28,53 +27,10 @@ from redis.commands.core import Script
 
 from worker.errors import NotCancellable, OperationNotFound
 from worker.operations import results
+from worker.operations.moves import Claim, Link, Move
 from worker.operations.record import Direction, Record, parse
 from worker.operations.states import FINAL, MOVES, State
 from worker.settings import Settings
-
-
-class Claim(StrEnum):
-    """What became of a delivery that wanted to act."""
-
-    CLAIMED = "claimed"
-    MISSING = "missing"
-    STALE = "stale"
-    BUSY = "busy"
-    CANCEL = "cancel"
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One link of an operation's chain: which step, in which direction."""
-
-    operation_id: str
-    direction: Direction
-    position: int
-    step: str
-    """Name of the function that carries it out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One change of an operation's state; see `Journal.move`."""
-
-    state: State
-    place: Literal["live", "waiting", "none"]
-    set: Mapping[str, object]
-    """Fields to write; values that are not text are written as JSON."""
-    drop: Sequence[str] = ()
-    """Fields to remove."""
-    due_in_s: float = 0.0
-    watch: Sequence[Mapping[str, object]] = ()
-    """What to watch for in the pool while waiting."""
-    hold: str | None = None
-    """The resource whose turn is awaited."""
-    text: str = ""
-    """The line of history."""
-    ended: str = ""
-    """The step that is done; its times are noted."""
-    is_parked: bool = False
-    """Move only an operation that waits."""
 
 
 def _encode(fields: Mapping[str, object]) -> dict[str, str]:
@@ -100,7 +56,7 @@ class Journal:
 
     @cached_property
     def _scripts(self) -> dict[str, Script]:
-        names = ("enter", "claim", "renew", "save", "move", "hold", "cancel")
+        names = ("enter", "claim", "renew", "save", "move", "hold", "enter_place", "cancel")
         return {name: self._script(name) for name in names}
 
     def now_ms(self) -> int:
@@ -271,6 +227,18 @@ class Journal:
             args=[record.id, self._key("op") + ":", "1" if queue else "0", what, record.token],
         )
         return answer.decode() or None
+
+    def enter_place(self, record: Record, what: str, at_most: int) -> Literal["in", "full", "lost"]:
+        """Let this delivery into a place where at most so many deliveries are at a time, until it leaves or is over."""
+        answer = self._scripts["enter_place"](
+            keys=[self._key("place", record.pool, what), self._key("op", record.id)],
+            args=[record.id, record.token, at_most, self._key("op") + ":", self._retention_ms],
+        )
+        return cast('Literal["in", "full", "lost"]', answer.decode())
+
+    def leave_place(self, record: Record, what: str) -> None:
+        """Leave what `enter_place` let in."""
+        self.redis.hdel(self._key("place", record.pool, what), record.token)
 
     def cancel(self, operation_id: str) -> None:
         """Ask the operation to stop and undo; a stuck one is asked to try again. Asking twice does no harm.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 #: A queued operation looks whether it is its turn this often, should nobody wake it.
 _HOLD_CHECK_S = 60.0
 _HOLD_DEADLINE_S = 7 * 86400.0
+#: Pause between two tries to get into a place that is full.
+_PLACE_LOOK_S = 0.05
+_PLACE_CHECK_S = 2.0
 
 R = TypeVar("R", bound=Request)
 
@@ -131,6 +136,27 @@ class Op:
             deadline_s=_HOLD_DEADLINE_S,
             hold=what,
         )
+
+    @contextmanager
+    def inside(self, what: str, *, at_most: int = 1, patience_s: float = 0.0) -> Iterator[None]:
+        """Let at most so many deliveries of this pool's operations be in the body at a time.
+
+        A place is left at the body's end, and by a delivery that lost its lease or died. Unlike what `hold` takes it
+        has no queue and does not outlast the delivery. Tries for `patience_s`, then raises Wait. Raises LeaseLost.
+        """
+        give_up_s = clock_s() + patience_s
+        journal = self._runtime.journal
+        while (answer := journal.enter_place(self._record, what, at_most)) != "in":
+            if answer == "lost":
+                raise LeaseLost(f"the execution lease of operation {self.id} was taken over")
+            self.check()
+            if clock_s() >= give_up_s:
+                raise Wait(f"{what} is in use", check_every_s=_PLACE_CHECK_S, deadline_s=_HOLD_DEADLINE_S)
+            time.sleep(_PLACE_LOOK_S)
+        try:
+            yield
+        finally:
+            journal.leave_place(self._record, what)
 
     def live(self, operation_id: str) -> bool:
         """Tell whether another operation of the journal has not ended: what bears its mark is not ours to clean."""

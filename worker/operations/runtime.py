@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import chain
 from celery.app import app_or_default
@@ -24,9 +24,22 @@ from worker.settings import Settings, get_settings
 if TYPE_CHECKING:
     from celery import Celery
 
-    from worker.operations.op import Op
 
-Resource = Callable[["Op"], Any]
+class Holder(Protocol):
+    """What a resource is made for: one delivery of a step (`Op`), or a query."""
+
+    @property
+    def pool_name(self) -> str:
+        """Name of the configured pool."""
+
+    def guard(self) -> None:
+        """Raise LeaseLost when nothing may be changed any more; called before every change in the pool."""
+
+    def secret(self, field: str) -> Callable[[], str] | None:
+        """Return what opens a secret field of the request, None when it has none."""
+
+
+Resource = Callable[[Holder], Any]
 _RESOURCES: dict[str, Resource] = {}
 
 

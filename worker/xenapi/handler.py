@@ -83,9 +83,12 @@ class Channel:
         self.response.close()
 
 
-def open_channel(session: Session, request: Request, patience: Patience) -> Channel:
-    """Send the request's head and read the answer's. Raises Refused, PoolUnreachable, CertificateMismatch."""
-    channel = _ask(session, request, request.target, patience, None)
+def open_channel(session: Session, request: Request, patience: Patience, address: Address | None = None) -> Channel:
+    """Send the request's head to the master, or to `address`, and read the answer's.
+
+    Raises Refused, PoolUnreachable, CertificateMismatch.
+    """
+    channel = _ask(session, request, request.target, patience, address)
     if channel.response.status in REDIRECTS:
         location = channel.response.getheader("Location", "")
         channel.close()

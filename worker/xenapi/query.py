@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # XAPI's literals stand in double quotes and know no escapes.
 _CANNOT_QUOTE = re.compile(r'["\\\x00-\x1f]')
@@ -22,7 +23,16 @@ def equal(field: str, value: str) -> str:
 
 def both(*conditions: str) -> str:
     """Return the conjunction, fully in parentheses: XAPI's precedences are not the usual ones."""
+    return _joined("and", conditions)
+
+
+def either(*conditions: str) -> str:
+    """Return the disjunction, fully in parentheses."""
+    return _joined("or", conditions)
+
+
+def _joined(word: str, conditions: Sequence[str]) -> str:
     joined = conditions[0]
     for condition in conditions[1:]:
-        joined = f"({joined} and {condition})"
+        joined = f"({joined} {word} {condition})"
     return joined

@@ -133,9 +133,30 @@ class SessionPool:
         connection.connect()
         return connection
 
+    def address_of(self, host: str) -> Address:
+        """Return where a host of the pool answers, given its record's `address`."""
+        return self._master.sibling(host)
+
     def session_ref(self) -> str:
         """Return the session's token, a secret, for the HTTP handlers."""
         return self._login.session_ref()
+
+    def begin_session(self, purpose: str) -> str:
+        """Log in once more and return that session's token, a secret; whoever asks for it ends it (`end_session`).
+
+        Its originator is the pool's with the purpose behind it: XAPI counts it apart (xapi.md 3.3). Raises as a call.
+        """
+        return self._log_in(f"{self.settings.originator}-{purpose}")
+
+    def end_session(self, session_ref: str) -> None:
+        """End a session of `begin_session`; one that has ended already is no error. Raises PoolUnreachable."""
+        timeout_s = min(LOGIN_TIMEOUT_S, self.settings.call_timeout_s)
+        try:
+            self._send_to_master(_Request(_LOGOUT, (session_ref,), no_guard, timeout_s))
+        except XenAPI.Failure:
+            return  # what the pool does not know needs no end
+        except AnswerLost as lost:
+            raise PoolUnreachable(f"Pool {self.name!r} does not answer a logout: {lost}.") from lost
 
     def forget_inherited(self) -> None:
         """Start anew in a forked child; the parent's session and connections stay the parent's."""
@@ -254,10 +275,10 @@ class SessionPool:
         with self._count_lock:
             self.calls[request.method] += 1
 
-    def _log_in(self) -> str:
+    def _log_in(self, originator: str | None = None) -> str:
         settings = self.settings
         password = settings.password.get_secret_value() if settings.password else ""
-        params = (settings.username, password, "1.0", settings.originator)
+        params = (settings.username, password, "1.0", originator or settings.originator)
         request = _Request(_LOGIN, params, no_guard, min(LOGIN_TIMEOUT_S, settings.call_timeout_s))
         try:
             return str(self._send_to_master(request))
@@ -320,6 +341,10 @@ class Session:
     def open_connection(self, address: Address | None = None) -> PoolConnection:
         """Open a connection of the caller's own to the master, or to `address`, for a transfer."""
         return self._pool.open_connection(address)
+
+    def address_of(self, host: str) -> Address:
+        """Return where a host of the pool answers, given its record's `address`."""
+        return self._pool.address_of(host)
 
     def session_ref(self) -> str:
         """Return the session's token for an HTTP handler's cookie. It is a secret: never log it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,46 @@ def disks_of(session: Session, vm_ref: str) -> list[Disk]:
     return sorted(disks, key=_position)
 
 
+def of_vms(session: Session, vm_refs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return every VBD of these VMs, CD drives and empty ones too: ref -> record. One call, none for no VMs."""
+    if not vm_refs:
+        return {}
+    condition = query.either(*(query.equal("VM", vm_ref) for vm_ref in vm_refs))
+    records: dict[str, dict[str, Any]] = session.call("VBD.get_all_records_where", condition)
+    return records
+
+
 def _position(disk: Disk) -> tuple[int, str]:
     if disk.userdevice.isdecimal():
         return int(disk.userdevice), disk.vbd_ref
     named = _LINUX_NAME.fullmatch(disk.userdevice)
     return (ord(named[1]) - ord("a") if named else _NO_POSITION), disk.vbd_ref
+
+
+def of_vm(session: Session, vm_ref: str) -> dict[str, dict[str, Any]]:
+    """Return all the VM's VBDs, CD drives too, ref -> record. One call."""
+    records: dict[str, dict[str, Any]] = session.call("VBD.get_all_records_where", query.equal("VM", vm_ref))
+    return {ref: rec for ref, rec in records.items() if rec["VM"] == vm_ref}
+
+
+def create(session: Session, vm_ref: str, vdi_ref: str, userdevice: str, **fields: Any) -> str:
+    """Attach a disk to a VM at a position, without plugging it; return the VBD's ref.
+
+    `fields` are those of the record that differ from a writable disk's: mode, type, bootable, other_config. Raises
+    XenAPIFailure DEVICE_ALREADY_EXISTS when the position is taken.
+    """
+    record = {
+        "VM": vm_ref,
+        "VDI": vdi_ref,
+        "userdevice": userdevice,
+        "bootable": False,
+        "mode": "RW",
+        "type": "Disk",
+        "unpluggable": True,
+        "empty": False,
+        "other_config": {},
+        "qos_algorithm_type": "",
+        "qos_algorithm_params": {},
+        **fields,
+    }
+    return str(session.call("VBD.create", record))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker.errors import XenAPIFailure
@@ -21,6 +21,78 @@ def in_sr(session: Session, sr_ref: str) -> dict[str, dict[str, Any]]:
     """
     records: dict[str, dict[str, Any]] = session.call("VDI.get_all_records_where", query.equal("SR", sr_ref))
     return records
+
+
+def unattached(session: Session) -> dict[str, dict[str, Any]]:
+    """Return the disks that no VM has a VBD for, without snapshots and the hidden links of chains: ref -> record.
+
+    One call, whose answer does not grow with the number of disks that VMs have.
+    """
+    condition = query.both(
+        query.equal("VBDs", "()"), query.equal("managed", "true"), query.equal("is_a_snapshot", "false")
+    )
+    records: dict[str, dict[str, Any]] = session.call("VDI.get_all_records_where", condition)
+    return records
+
+
+def named(session: Session, sr_ref: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the repository's disks that bear one of the names, ref -> record. One call.
+
+    Raises ValueError for a name that no query can quote.
+    """
+    labels = query.either(*(query.equal("name__label", name) for name in names))
+    records: dict[str, dict[str, Any]] = session.call(
+        "VDI.get_all_records_where", query.both(query.equal("SR", sr_ref), labels)
+    )
+    return {ref: rec for ref, rec in records.items() if rec["SR"] == sr_ref and rec["name_label"] in names}
+
+
+def create(
+    session: Session, sr_ref: str, name: str, size: int, other_config: Mapping[str, str], description: str = ""
+) -> str:
+    """Make an empty disk of at least `size` bytes; return its ref. Not to be repeated before a look for its marks."""
+    record = {
+        "name_label": name,
+        "name_description": description,
+        "SR": sr_ref,
+        "virtual_size": str(size),
+        "type": "user",
+        "sharable": False,
+        "read_only": False,
+        "other_config": dict(other_config),
+        "xenstore_data": {},
+        "sm_config": {},
+        "tags": [],
+    }
+    return str(session.call("VDI.create", record))
+
+
+def clone(session: Session, vdi_ref: str) -> str:
+    """Make a writable disk on the same data; return its ref.
+
+    Names and `other_config` are copied, so it must be marked afterwards (xapi.md 9.1).
+    """
+    return str(session.call("VDI.clone", vdi_ref, {}))
+
+
+def resize(session: Session, vdi_ref: str, size: int) -> None:
+    """Make a disk larger; the same size again is fine. Raises XenAPIFailure VDI_IN_USE while it is attached."""
+    session.call("VDI.resize", vdi_ref, str(size))
+
+
+def set_other_config(session: Session, vdi_ref: str, other_config: Mapping[str, str]) -> None:
+    """Replace all keys."""
+    session.call("VDI.set_other_config", vdi_ref, dict(other_config))
+
+
+def set_name_label(session: Session, vdi_ref: str, name: str) -> None:
+    """Rename the disk. The storage backend is told, so this takes longer than other setters (xapi.md 8.3)."""
+    session.call("VDI.set_name_label", vdi_ref, name)
+
+
+def set_name_description(session: Session, vdi_ref: str, description: str) -> None:
+    """Describe the disk; slow as `set_name_label`."""
+    session.call("VDI.set_name_description", vdi_ref, description)
 
 
 def get(session: Session, vdi_ref: str) -> dict[str, Any]:

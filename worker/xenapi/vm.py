@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ from worker.xenapi.session import Session
 
 #: `other_config` keys that hold the OpenStack uuid: ours, and Nova's on VMs it made.
 INSTANCE_KEYS = ("vmops.instance", "nova_uuid")
-_ROLE_KEY = "vmops.role"
+#: `other_config` key that says what a VM or disk of ours is for.
+ROLE_KEY = "vmops.role"
 _NAMED_IN_MESSAGE = 5
 
 
@@ -30,29 +32,91 @@ def find(session: Session, *, vm_uuid: str | None = None, uuid: str | None = Non
     is found by its own name or uuid only, since Nova gives it its instance's uuid. One call, whatever the number of
     VMs. Raises InstanceNotFound, InstanceAmbiguous.
     """
-    if vm_uuid is None and uuid is None and name is None:
-        raise ValueError("say which VM: vm_uuid, uuid or name")
-    records: dict[str, dict[str, Any]] = session.call("VM.get_all_records_where", _condition(vm_uuid, name))
-    found = [
-        Found(ref, rec)
-        for ref, rec in records.items()
-        if not (rec["is_a_snapshot"] or rec["is_a_template"] or rec["is_control_domain"])
-        and (vm_uuid is None or rec["uuid"] == vm_uuid.lower())
-        and (name is None or rec["name_label"] == name)
-        and (uuid is None or _is_instance(rec, uuid))
-    ]
+    found = matching(session, vm_uuid=vm_uuid, uuid=uuid, name=name)
     wanted = _description(vm_uuid, uuid, name)
     if not found:
         raise InstanceNotFound(
             f"Pool {session.pool_name!r} has no VM with {wanted}. Check the value, and that the VM is in this pool.",
         )
+    return _at_most_one(session, found, wanted)[0]
+
+
+def _at_most_one(session: Session, found: list[Found], wanted: str) -> list[Found]:
     if len(found) > 1:
         uuids = sorted(str(vm.rec["uuid"]) for vm in found)
         shown = ", ".join(uuids[:_NAMED_IN_MESSAGE]) + (", ..." if len(uuids) > _NAMED_IN_MESSAGE else "")
         raise InstanceAmbiguous(
             f"Pool {session.pool_name!r} has {len(found)} VMs with {wanted}: {shown}. Say which one with vm_uuid.",
         )
-    return found[0]
+    return found
+
+
+def matching(
+    session: Session, *, vm_uuid: str | None = None, uuid: str | None = None, name: str | None = None
+) -> list[Found]:
+    """Return the VMs that have all the given marks; rules as in `find`. One call."""
+    if vm_uuid is None and uuid is None and name is None:
+        raise ValueError("say which VM: vm_uuid, uuid or name")
+    records: dict[str, dict[str, Any]] = session.call("VM.get_all_records_where", _condition(vm_uuid, name))
+    return [
+        Found(ref, rec)
+        for ref, rec in records.items()
+        if is_guest(rec)
+        and (vm_uuid is None or rec["uuid"] == vm_uuid.lower())
+        and (name is None or rec["name_label"] == name)
+        and (uuid is None or _is_instance(rec, uuid))
+    ]
+
+
+def family(
+    session: Session, *, vm_uuid: str | None = None, uuid: str | None = None, name: str | None = None
+) -> tuple[list[Found], list[Found]]:
+    """Return the VMs that have all the given marks, and the rescue VMs of the same instances.
+
+    Rescue VMs of an instance whose own VM is gone are found by `uuid`. One call; a second one for a VM that was not
+    looked for by `uuid` and must not start, as one in rescue. Raises InstanceAmbiguous.
+    """
+    if uuid is None:
+        named = matching(session, vm_uuid=vm_uuid, name=name)
+        if not any("start" in vm.rec["blocked_operations"] for vm in named):
+            return _at_most_one(session, named, _description(vm_uuid, uuid, name)), []
+        instances = {instance for vm in named for instance in _instances(vm.rec)}
+        every = _all(session)
+    else:
+        every = _all(session)
+        named = [
+            vm
+            for vm in every
+            if _is_instance(vm.rec, uuid)
+            and (vm_uuid is None or vm.rec["uuid"] == vm_uuid.lower())
+            and (name is None or vm.rec["name_label"] == name)
+        ]
+        instances = {uuid.lower()}
+    rescuers = [vm for vm in every if is_rescue_vm(vm.rec) and instances & _instances(vm.rec)]
+    return _at_most_one(session, named, _description(vm_uuid, uuid, name)), rescuers
+
+
+def rescue_vm_of(session: Session, vm_rec: dict[str, Any]) -> Found | None:
+    """Return the rescue VM that stands in for a VM, by its name and instance; None when there is none. One call."""
+    found = matching(session, name=f"{vm_rec['name_label']}-rescue")
+    kin = [vm for vm in found if _instances(vm.rec) & _instances(vm_rec)]
+    return kin[0] if len(kin) == 1 else None
+
+
+def is_guest(vm_rec: dict[str, Any]) -> bool:
+    """Tell whether the record is a VM's, not that of a snapshot, template or control domain."""
+    return not (vm_rec["is_a_snapshot"] or vm_rec["is_a_template"] or vm_rec["is_control_domain"])
+
+
+def is_rescue_vm(vm_rec: dict[str, Any]) -> bool:
+    """Tell whether the VM stands in for another one in rescue, by our mark or Nova's name."""
+    other_config: dict[str, str] = vm_rec["other_config"]
+    return other_config.get(ROLE_KEY) == "rescue" or str(vm_rec["name_label"]).endswith("-rescue")
+
+
+def _all(session: Session) -> list[Found]:
+    records: dict[str, dict[str, Any]] = session.call("VM.get_all_records_where", _condition(None, None))
+    return [Found(ref, rec) for ref, rec in records.items()]
 
 
 def _condition(vm_uuid: str | None, name: str | None) -> str:
@@ -65,13 +129,20 @@ def _condition(vm_uuid: str | None, name: str | None) -> str:
 
 
 def _is_instance(vm_rec: dict[str, Any], uuid: str) -> bool:
+    return uuid.lower() in _instances(vm_rec) and not is_rescue_vm(vm_rec)
+
+
+def _instances(vm_rec: dict[str, Any]) -> set[str]:
+    """Return the OpenStack uuids that the VM bears: one, or none."""
     other_config: dict[str, str] = vm_rec["other_config"]
-    if all(other_config.get(key, "").lower() != uuid.lower() for key in INSTANCE_KEYS):
-        return False
-    is_rescue_vm = other_config.get(_ROLE_KEY) == "rescue" or str(vm_rec["name_label"]).endswith("-rescue")
-    return not is_rescue_vm
+    return {other_config[key].lower() for key in INSTANCE_KEYS if other_config.get(key)}
 
 
 def _description(vm_uuid: str | None, uuid: str | None, name: str | None) -> str:
     marks = {"XAPI uuid": vm_uuid, "instance uuid": uuid, "name": name}
     return " and ".join(f"{label} {value!r}" for label, value in marks.items() if value is not None)
+
+
+def create(session: Session, vm_rec: Mapping[str, Any]) -> str:
+    """Make a halted VM of a constructor's struct (xapi.md 6.1); return its ref. Look for its marks before repeating."""
+    return str(session.call("VM.create", vm_rec))

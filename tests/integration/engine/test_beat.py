@@ -49,6 +49,7 @@ def test_every_tick_expires_before_the_next_one(running_toys: Toys) -> None:
     assert {entry["task"] for entry in beat_schedule(running_toys.settings).values()} == {
         "vmops.poll_waiting_operations",
         "vmops.poll_stalled_operations",
+        "vmops.poll_console_sessions",
     }
 
 

@@ -287,3 +287,29 @@ class TestIndexes:
         with pytest.raises(OperationNotFound):
             other.get(record.id)
         other.redis.close()
+
+
+class TestPlaces:
+    def test_only_so_many_are_let_in_until_one_leaves(self, journal: Journal) -> None:
+        first, second, third = (claimed(journal, entered(journal)) for _ in range(3))
+        assert [journal.enter_place(one, "sr", 2) for one in (first, second, third)] == ["in", "in", "full"]
+        journal.leave_place(first, "sr")
+        assert journal.enter_place(third, "sr", 2) == "in"
+
+    def test_entering_twice_takes_one_place(self, journal: Journal) -> None:
+        first, second = (claimed(journal, entered(journal)) for _ in range(2))
+        assert [journal.enter_place(one, "sr", 2) for one in (first, first, second)] == ["in", "in", "in"]
+
+    def test_a_delivery_whose_lease_is_over_is_put_out(self, journal: Journal) -> None:
+        dead = claimed(journal, entered(journal), ttl_s=0.05)
+        heir = claimed(journal, entered(journal))
+        assert journal.enter_place(dead, "sr", 1) == "in"
+        time.sleep(0.1)
+        assert journal.enter_place(heir, "sr", 1) == "in"
+
+    def test_a_delivery_that_was_taken_over_is_not_let_in(self, journal: Journal) -> None:
+        record = entered(journal)
+        dead = claimed(journal, record, ttl_s=0.05)
+        time.sleep(0.1)
+        claimed(journal, record)
+        assert journal.enter_place(dead, "sr", 1) == "lost"

@@ -14,6 +14,7 @@ from worker.cli import catalogue
 from worker.cli.arguments import request_of
 from worker.errors import UnknownOperation
 from worker.operations.catalogue import Definition, definition_of
+from worker.operations.query import query_of
 from worker.operations.request import check
 from worker.settings import Settings
 
@@ -64,7 +65,7 @@ def test_the_other_tasks_are_described_by_what_they_can_be_sent_with(
     entries: dict[str, catalogue.Entry], app: Celery
 ) -> None:
     for entry in entries.values():
-        if entry.kind != "operation":
+        if entry.kind not in {"operation", "query"}:
             parameters = inspect.signature(app.tasks[entry.task].run).parameters
             assert set(entry.request["properties"]) == set(parameters), entry.task
             inspect.signature(app.tasks[entry.task].run).bind(**entry.example)
@@ -81,6 +82,18 @@ def test_an_operations_command_line_means_its_example(entries: dict[str, catalog
         program, command, name, *words = shlex.split(catalogue.command_line(entry))
         assert (program, command, words.pop()) == ("vmops", "submit", "--wait")
         assert request_of(name, definition_of(name).request, words, lambda _: {}) == entry.example
+
+
+def test_a_querys_example_is_a_valid_request_and_its_command_line_means_it(entries: dict[str, catalogue.Entry]) -> None:
+    queries = [entry for entry in entries.values() if entry.kind == "query" and not entry.task.startswith("vmops.toy_")]
+    assert {entry.task.removeprefix("vmops.") for entry in queries} >= {"list_instances", "get_info", "get_vnc_console"}
+    for entry in queries:
+        assert entry.example
+        model = query_of(entry.task.removeprefix("vmops.")).request
+        check(model, dict(entry.example), {})
+        program, command, name, *words = shlex.split(catalogue.command_line(entry))
+        assert (program, command) == ("vmops", "submit")
+        assert request_of(name, model, words, lambda _: {}) == entry.example
 
 
 def test_an_operation_names_its_steps_in_running_order_and_each_is_listed(entries: dict[str, catalogue.Entry]) -> None:

@@ -22,49 +22,53 @@ _DEADLINE_S = 2 * 3600.0  # XAPI's own limit for waiting on a lock (xapi.md 4.2)
 _CHECK_S = 60.0
 
 
-def ended(pool: Session, task_ref: str, reason: str) -> Outcome:
+def ended(pool: Session, task_ref: str, reason: str, deadline_s: float = _DEADLINE_S) -> Outcome:
     """Return how a call ended and remove its task. Raises Wait while it is on its way."""
     outcome = xapi_task.wait(pool, task_ref, _SHORT_S)
     if not outcome.is_final:
-        raise until_ended([task_ref], reason)
+        raise until_ended([task_ref], reason, deadline_s)
     if outcome.status != "vanished":
         xapi_task.finish(pool, task_ref)
     return outcome
 
 
-def until_ended(task_refs: Sequence[str], reason: str) -> Wait:
+def until_ended(task_refs: Sequence[str], reason: str, deadline_s: float = _DEADLINE_S) -> Wait:
     """Return what to raise while calls are on their way."""
     return Wait(
         reason,
         until=[Until("task", task_ref, "status", ["pending"]) for task_ref in task_refs],
         check_every_s=_CHECK_S,
-        deadline_s=_DEADLINE_S,
+        deadline_s=deadline_s,
     )
 
 
-def carry_out(op: Op, pool: Session, name: str, begin: Callable[[], str], reason: str) -> None:
-    """Carry out a call that may be repeated; a later run of the step waits on for the one that was begun.
+def carry_out(
+    op: Op, pool: Session, name: str, begin: Callable[[], str], reason: str, *, deadline_s: float = _DEADLINE_S
+) -> str:
+    """Carry out a call that may be repeated and return its result.
 
-    `name` tells it from the operation's other calls. Raises Wait, XenAPIFailure, and UnknownResult when XAPI has
-    forgotten the call: then the next run begins it anew.
+    A later run of the step waits on for the call that was begun; `name` tells it from the operation's other calls.
+    Raises Wait (for at most `deadline_s`), XenAPIFailure, and UnknownResult when XAPI has forgotten the call: then the
+    next run begins it anew.
     """
     begun = op.data.get("begun", {})
     if name not in begun:
         begun[name] = begin()
         op.remember(begun=begun)
-    outcome = ended(pool, begun.pop(name), reason)
+    outcome = ended(pool, begun.pop(name), reason, deadline_s)
     op.remember(begun=begun)
     if outcome.status == "vanished":
         raise UnknownResult(f"Pool {pool.pool_name!r} was restarted while {reason}.")
     if outcome.error is not None:
         raise outcome.error
+    return outcome.result
 
 
 def destroy(op: Op, pool: Session, vdi_ref: str) -> None:
-    """Destroy a snapshot; one that is gone already is no error. Raises as `carry_out`."""
+    """Destroy a disk; one that is gone already is no error. Raises as `carry_out`."""
     begin = partial(vdi.start_destroy, pool, vdi_ref)
     try:
-        carry_out(op, pool, f"destroy {vdi_ref}", begin, "the pool is destroying a snapshot")
+        carry_out(op, pool, f"destroy {vdi_ref}", begin, "the pool is destroying a disk")
     except XenAPIFailure as error:
         if kind_of(error) is not Kind.GONE:
             raise

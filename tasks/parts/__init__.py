@@ -1,0 +1,1 @@
+"""What operations share: finding and marking VMs, calls that may wait long."""

@@ -1,0 +1,53 @@
+"""VMs as operations see them: finding the one that is meant, having it to oneself, and what marks ours bear.
+
+Everything that vmops makes in a pool carries these keys in `other_config` (design 3.2). Names are for people; Nova's
+key and name endings are recognised too, so that VMs which Nova made are adopted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.operations.op import Op
+from worker.operations.request import InstanceRequest
+from worker.xenapi import vm
+from worker.xenapi.session import Session
+from worker.xenapi.vm import Found
+
+#: OpenStack's uuid of the instance; the second is Nova's.
+INSTANCE, NOVA_INSTANCE = vm.INSTANCE_KEYS
+#: The operation that made the object.
+OPERATION = "vmops.operation"
+#: What a disk or VM is for: root, swap, ephemeral, configdrive, cdrom, image (a cached image); rescue.
+ROLE = vm.ROLE_KEY
+#: On a VBD: the disk is a volume of somebody else's, never to be destroyed with the VM.
+VOLUME = "osvol"
+
+
+def instance_uuid(vm_rec: dict[str, Any]) -> str | None:
+    """Return OpenStack's uuid of the instance, None for a VM that neither we nor Nova made."""
+    other_config: dict[str, str] = vm_rec["other_config"]
+    return other_config.get(INSTANCE) or other_config.get(NOVA_INSTANCE)
+
+
+def marks(op: Op, instance: str, role: str | None = None) -> dict[str, str]:
+    """Return the `other_config` of something that this operation makes for an instance."""
+    made = {INSTANCE: instance, OPERATION: op.id}
+    return made if role is None else {**made, ROLE: role}
+
+
+def hold_of(vm_rec: dict[str, Any]) -> str:
+    """Return what an operation on this VM holds: its instance, so that the rescue VM and a VM being built count too."""
+    uuid = instance_uuid(vm_rec)
+    return f"instance:{uuid.lower()}" if uuid else f"vm:{vm_rec['uuid']}"
+
+
+def take(op: Op, pool: Session) -> Found:
+    """Find the request's VM and have it to oneself until the operation ends. One call.
+
+    Raises InstanceNotFound, InstanceAmbiguous, and Wait or OperationConflict while another operation has the VM.
+    """
+    request = op.request(InstanceRequest)
+    found = vm.find(pool, **request.instance.model_dump(mode="json"))
+    op.hold(hold_of(found.rec), queue=request.on_conflict == "wait")
+    return found

@@ -1,0 +1,135 @@
+"""The images that a storage repository keeps: each is fetched once, however many VMs are made of it, and then cloned.
+
+A cached image is a disk called `vmops image <image id>` whose `name_description` says whether it is being filled or
+complete. Whoever misses it fills it; the others wait. A clone copies `other_config`, so a complete image knows its own
+uuid (`vmops.cached-as`): a disk that bears another one's is a stray, a clone which a killed worker did not get to mark.
+Clones of one image are all the same, so whoever needs one next takes the stray.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from tasks.parts.calls import destroy
+from tasks.parts.instances import OPERATION, ROLE
+from tasks.provision.fetching import FILLING, Rec, Records, discard_abandoned, fetch
+from tasks.provision.lost import await_lost, intend, redone_from, was_intended
+from worker.images.store import ImageStore
+from worker.operations.op import Op
+from worker.operations.wait import Until, Wait
+from worker.settings import Settings
+from worker.xenapi import host, vdi
+from worker.xenapi.session import Session
+
+IMAGE = "image"
+CACHED_IMAGE, CACHED_AS, CACHED_AT = "vmops.image", "vmops.cached-as", "vmops.cached-at"
+CHECKSUM = "vmops.image-checksum"
+COMPLETE = "complete"
+_CLONE = "VDI.clone"
+_CLONE_PATIENCE_S = 30.0
+_FILL_CHECK_S = 30.0
+
+
+def label_of(image_id: str) -> str:
+    """Return the name of a cached image's disk."""
+    return f"vmops image {image_id}"
+
+
+def is_stray(rec: Rec) -> bool:
+    """Tell whether a disk is a clone of a cached image that nobody has marked yet."""
+    return bool(rec["other_config"].get(CACHED_AS, rec["uuid"]) != rec["uuid"])
+
+
+def is_complete(rec: Rec) -> bool:
+    """Tell whether a disk is a cached image that can be cloned."""
+    other_config = rec["other_config"]
+    return bool(other_config.get(CACHED_AS) == rec["uuid"] and rec["name_description"] == COMPLETE)
+
+
+def _is_filling(rec: Rec) -> bool:
+    return rec["other_config"].get(ROLE) == IMAGE and not is_stray(rec) and rec["name_description"] == FILLING
+
+
+def find_or_fill(op: Op, pool: Session, images: ImageStore, settings: Settings, known: Records) -> tuple[str, Rec]:
+    """Return the cached image, filled by us if nobody has or does. Raises Wait while somebody fills it."""
+    for vdi_ref, rec in known.items():
+        if is_complete(rec):
+            return vdi_ref, rec
+    plan = op.data["plan"]
+    image_id = plan["image"]["id"]
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(op.inside(f"image {plan['sr_uuid']} {image_id}"))
+        except Wait as wait:
+            filling = [vdi_ref for vdi_ref, rec in known.items() if _is_filling(rec)]
+            raise Wait(
+                f"image {image_id} is being fetched into the storage repository by another operation",
+                until=[Until("vdi", vdi_ref, "name_description", [FILLING]) for vdi_ref in filling],
+                check_every_s=_FILL_CHECK_S if filling else wait.check_every_s,
+                deadline_s=settings.image_fetch_deadline_s,
+            ) from None
+        return _fill(op, pool, images)
+
+
+def _fill(op: Op, pool: Session, images: ImageStore) -> tuple[str, Rec]:
+    plan = op.data["plan"]
+    image_id = plan["image"]["id"]
+    known = vdi.named(pool, plan["sr_ref"], (label_of(image_id),))
+    for vdi_ref, rec in known.items():
+        if is_complete(rec):
+            return vdi_ref, rec
+    abandoned = {vdi_ref: rec for vdi_ref, rec in known.items() if _is_filling(rec)}
+    left = discard_abandoned(op, pool, abandoned)  # whoever filled them is dead: we are inside
+    mark = {OPERATION: op.id, ROLE: IMAGE, CACHED_IMAGE: image_id}
+    vdi_ref, rec = fetch(op, pool, images, label_of(image_id), mark)
+    checksum = images.describe(image_id).hash_value
+    mark |= {CACHED_AS: rec["uuid"], CACHED_AT: str(host.servertime(pool, plan["master"]))}
+    mark |= {CHECKSUM: checksum} if checksum else {}
+    vdi.set_other_config(pool, vdi_ref, mark)
+    vdi.set_name_description(pool, vdi_ref, COMPLETE)
+    discard_abandoned(op, pool, left)
+    op.note(f"image {image_id} is now kept in the storage repository")
+    return vdi_ref, {**rec, "other_config": mark, "name_description": COMPLETE}
+
+
+def clone(op: Op, pool: Session, image: tuple[str, Rec], mark: dict[str, str], known: Records) -> tuple[str, Rec]:
+    """Return a clone of a cached image with `mark` as its other_config; names are still the image's.
+
+    `known` is what was seen of the image's disks before. Raises Wait, and Redo when the image has gone.
+    """
+    plan = op.data["plan"]
+    image_ref, image_rec = image
+    is_again = was_intended(op, _CLONE)
+    await_lost(op, pool, _CLONE)
+    op.remember(cloned_from=image_rec["uuid"])
+    with op.inside(_place(image_rec["uuid"]), patience_s=_CLONE_PATIENCE_S), redone_from("make_root_disk"):
+        stray = None
+        if is_again or any(map(is_stray, known.values())):
+            known = vdi.named(pool, plan["sr_ref"], (label_of(plan["image"]["id"]),))
+            stray = next(iter(_strays(known, image_rec["uuid"]).items()), None)
+        if stray is None:
+            intend(op, _CLONE)
+            stray = vdi.clone(pool, image_ref), image_rec
+        vdi.set_other_config(pool, stray[0], mark)
+    return stray
+
+
+def discard_lost_clone(op: Op, pool: Session) -> None:
+    """Destroy what a clone of unknown outcome may have made: a stray of the image that was cloned. Raises Wait."""
+    image_uuid = op.data.get("cloned_from")
+    if image_uuid is None or not was_intended(op, _CLONE):
+        return
+    await_lost(op, pool, _CLONE)
+    plan = op.data["plan"]
+    with op.inside(_place(image_uuid), patience_s=_CLONE_PATIENCE_S):
+        known = vdi.named(pool, plan["sr_ref"], (label_of(plan["image"]["id"]),))
+        for vdi_ref in _strays(known, image_uuid):
+            destroy(op, pool, vdi_ref)
+
+
+def _place(image_uuid: str) -> str:
+    return f"clone {image_uuid}"
+
+
+def _strays(known: Records, image_uuid: str) -> dict[str, Rec]:
+    return {ref: rec for ref, rec in known.items() if is_stray(rec) and rec["other_config"][CACHED_AS] == image_uuid}

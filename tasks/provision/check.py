@@ -1,0 +1,231 @@
+"""First step of a build: everything that can be refused is refused here, before anything is made.
+
+Order of the checks: image, name, storage, networks, hosts and their memory (operations.md 5.4; there the last ones came
+after a long download).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.parts.instances import INSTANCE, OPERATION
+from tasks.provision.guestdata import flag_of, guest_data, mac_of
+from tasks.provision.request import BuildRequest, Network
+from worker.errors import (
+    ImageFormatRefused,
+    ImageTooLarge,
+    InstanceExists,
+    InsufficientFreeMemory,
+    NetworkNotFound,
+    NoValidHost,
+    RequestError,
+    StorageRepositoryNotFound,
+    StorageUnsupported,
+)
+from worker.images.fetch import check_fetchable
+from worker.images.image import Image
+from worker.images.store import ImageStore
+from worker.operations.definition import step
+from worker.operations.op import Op
+from worker.xenapi import event, host, vm
+from worker.xenapi.session import Session
+
+MIB, GIB = 1 << 20, 1 << 30
+NULL = "OpaqueRef:NULL"
+#: An image may be so much larger than the flavor's root disk: partition tables and rounding (operations.md 15.2).
+_ALLOWANCE_BYTES = 10 * GIB
+
+Records = dict[tuple[str, str], dict[str, Any]]
+
+
+@step
+def check_request(op: Op, pool: Session, images: ImageStore) -> None:
+    """Refuse what cannot work, choose storage, networks and hosts. Changes nothing."""
+    request = op.request(BuildRequest)
+    _check_wishes(request)
+    instance = str(request.instance.uuid)
+    op.hold(f"instance:{instance}")
+    op.hold(f"name:{request.vm_name}")
+    image = images.describe(str(request.image_id))
+    _check_image(image, request)
+    os_type = request.os_type or image.properties.get("os_type")
+    macs = [one.mac or mac_of(instance, device) for device, one in enumerate(request.networks)]
+    flag = flag_of(dict(image.properties))
+    data = guest_data(request, os_type, flag, macs)
+    _check_name(op, pool, request)
+    facts = Facts(event.records(pool, ["pool", "host", "host_metrics", "SR", "PBD", "network"]), pool.pool_name)
+    sr_ref = facts.storage(str(request.sr) if request.sr else None)
+    networks = [facts.network(one) for one in request.networks]
+    hosts = facts.hosts(sr_ref, str(request.host) if request.host else None, request.flavor.vcpus)
+    _check_memory(pool, request, hosts)
+    wanted = hosts[0] if request.host and hosts[0].rec["uuid"] == str(request.host) else None
+    op.remember(
+        plan={
+            "instance": instance,
+            "name": request.vm_name,
+            "role": request.role,
+            "image": {"id": image.id, "kind": image.disk_format},
+            "device_id": image.properties.get("hw_device_id"),
+            "vm_mode": vm_mode_of(request, image),
+            "os_type": os_type,
+            "master": facts.master,
+            "sr_ref": sr_ref,
+            "sr_uuid": facts.records["sr", sr_ref]["uuid"],
+            "affinity": wanted.ref if wanted else NULL,
+            "networks": [{"ref": ref, "mac": mac} for ref, mac in zip(networks, macs, strict=True)],
+            "xenstore_data": data,
+        }
+    )
+
+
+def vm_mode_of(request: BuildRequest, image: Image) -> str:
+    """Return pv or hvm: what the request says, then the image.
+
+    Nova made PV guests of Linux images without a word; current hosts start PV guests no more, so that must be asked
+    for.
+    """
+    if request.vm_mode:
+        return request.vm_mode
+    wish = image.properties.get("vm_mode") or image.properties.get("hw_vm_mode")
+    return "pv" if wish in {"pv", "xen"} else "hvm"
+
+
+def _check_wishes(request: BuildRequest) -> None:
+    """Refuse what this version does not make, instead of leaving it out in silence."""
+    wishes = {
+        "flavor.swap_mb": request.flavor.swap_mb,
+        "flavor.ephemeral_gb": request.flavor.ephemeral_gb,
+        "config_drive": request.config_drive,
+        "admin_password": request.admin_password,
+    }
+    for field, wish in wishes.items():
+        if wish:
+            raise RequestError(f"{field} cannot be served: this version makes no such thing yet. Leave it out.")
+
+
+def _check_image(image: Image, request: BuildRequest) -> None:
+    check_fetchable(image)
+    for name in ("kernel_id", "ramdisk_id"):
+        if image.properties.get(name):
+            raise ImageFormatRefused(
+                f"Image {image.id} names a {name}: this version starts only images that bring their own kernel. Take "
+                "such an image, or remove the property if the disk has a boot loader."
+            )
+    flavor = request.flavor
+    if image.min_ram > flavor.memory_mb or (flavor.root_gb and image.min_disk > flavor.root_gb):
+        raise ImageTooLarge(
+            f"Image {image.id} asks for {image.min_ram} MiB of memory and {image.min_disk} GiB of disk; the flavor has "
+            f"{flavor.memory_mb} MiB and {flavor.root_gb} GiB."
+        )
+    if image.disk_format == "iso" and not flavor.root_gb:
+        raise ImageTooLarge(f"Image {image.id} is an ISO: give the flavor a root_gb for the disk to install to.")
+    if image.disk_format != "iso":
+        check_size(request, image.virtual_size or 0)
+
+
+def check_size(request: BuildRequest, virtual_size: int) -> None:
+    """Raise ImageTooLarge for an image whose disk is larger than the flavor's; most stores tell only with the data."""
+    root_gb = request.flavor.root_gb
+    if root_gb and virtual_size > root_gb * GIB + _ALLOWANCE_BYTES:
+        raise ImageTooLarge(
+            f"Image {request.image_id} makes a disk of {virtual_size / GIB:.1f} GiB, the flavor's root disk has "
+            f"{root_gb} GiB."
+        )
+
+
+def _check_name(op: Op, pool: Session, request: BuildRequest) -> None:
+    for found in vm.matching(pool, name=request.vm_name):
+        if found.rec["other_config"].get(OPERATION) != op.id:
+            owner = found.rec["other_config"].get(INSTANCE, "no instance")
+            raise InstanceExists(
+                f"Pool {pool.pool_name!r} has a VM called {request.vm_name!r} already ({found.rec['uuid']}, of "
+                f"{owner}): choose another name, or destroy that one."
+            )
+
+
+class Facts:
+    """What the pool says of its hosts, storage and networks, as one call brought it."""
+
+    def __init__(self, records: Records, pool_name: str) -> None:
+        """Take what `event.records` returned."""
+        self.records = records
+        self._pool = pool_name
+
+    def _of(self, cls: str) -> list[tuple[str, dict[str, Any]]]:
+        return [(ref, rec) for (name, ref), rec in self.records.items() if name == cls]
+
+    @property
+    def master(self) -> str:
+        """The master's ref."""
+        (_, pool_rec), *_ = self._of("pool")
+        return str(pool_rec["master"])
+
+    def storage(self, sr_uuid: str | None) -> str:
+        """Return the ref of a storage repository, by default the pool's default one.
+
+        Raises StorageRepositoryNotFound, and StorageUnsupported for one that holds no disks.
+        """
+        if sr_uuid is None:
+            (_, pool_rec), *_ = self._of("pool")
+            found = [str(pool_rec["default_SR"])] if ("sr", pool_rec["default_SR"]) in self.records else []
+        else:
+            found = [ref for ref, rec in self._of("sr") if rec["uuid"] == sr_uuid]
+        if not found:
+            what = f"storage repository {sr_uuid}: check sr" if sr_uuid else "default storage repository: name one (sr)"
+            raise StorageRepositoryNotFound(f"Pool {self._pool!r} has no {what}.")
+        rec = self.records["sr", found[0]]
+        if rec["content_type"] in {"iso", "disk"}:
+            raise StorageUnsupported(
+                f"Storage repository {rec['name_label']!r} is of type {rec['type']} and holds no disks of VMs: name "
+                "another one with sr."
+            )
+        return found[0]
+
+    def network(self, wish: Network) -> str:
+        """Return the ref of a network named by uuid, bridge or name. Raises NetworkNotFound."""
+        found = [ref for ref, rec in self._of("network") if wish.network in (rec["uuid"], rec["bridge"])]
+        found = found or [ref for ref, rec in self._of("network") if rec["name_label"] == wish.network]
+        if len(found) != 1:
+            count = "no network" if not found else f"{len(found)} networks"
+            raise NetworkNotFound(f"Pool {self._pool!r} has {count} called {wish.network!r}: take its uuid or bridge.")
+        return found[0]
+
+    def hosts(self, sr_ref: str, wanted_uuid: str | None, vcpus: int) -> list[Host]:
+        """Return the hosts that could run the VM, the wanted one first. Raises NoValidHost when there is none."""
+        seeing = {rec["host"] for _, rec in self._of("pbd") if rec["SR"] == sr_ref and rec["currently_attached"]}
+        known = [Host(ref, rec) for ref, rec in self._of("host")]
+        if wanted_uuid and all(one.rec["uuid"] != wanted_uuid for one in known):
+            raise NoValidHost(f"Pool {self._pool!r} has no host {wanted_uuid}: check host, or leave it out.")
+        usable = [one for one in known if one.ref in seeing and one.rec["enabled"] and self._lives(one)]
+        large = [one for one in usable if int(one.rec["cpu_info"].get("cpu_count", vcpus)) >= vcpus]
+        if not large:
+            which = f"with {vcpus} processors" if usable else "that is enabled and sees storage repository"
+            where = "" if usable else f" {self.records['sr', sr_ref]['name_label']!r}"
+            raise NoValidHost(f"Pool {self._pool!r} has no living host {which}{where}.")
+        return sorted(large, key=lambda one: (one.rec["uuid"] != wanted_uuid, one.rec["name_label"]))
+
+    def _lives(self, one: Host) -> bool:
+        return bool(self.records.get(("host_metrics", one.rec["metrics"]), {}).get("live"))
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host of the pool."""
+
+    ref: str
+    rec: dict[str, Any]
+
+
+def _check_memory(pool: Session, request: BuildRequest, hosts: list[Host]) -> None:
+    """Raise InsufficientFreeMemory unless a host has room now; asks no more hosts than needed."""
+    needed = request.flavor.memory_mb * MIB
+    best = 0
+    for one in hosts:
+        best = max(best, host.free_memory(pool, one.ref))
+        if best >= needed:
+            return
+    names = ", ".join(one.rec["name_label"] for one in hosts[:5])
+    raise InsufficientFreeMemory(
+        f"No host has {request.flavor.memory_mb} MiB of free memory (the most is {best // MIB} MiB; asked: {names})."
+    )

@@ -1,0 +1,25 @@
+"""One deployment, with a pool of two hosts, for all tests of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.information.support import Office
+
+
+@pytest.fixture(scope="session")
+def session_office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    """The deployment itself; tests take `office`."""
+    with Office(tmp_path_factory.mktemp("office")) as made:
+        made.client.list_instances()  # logs in
+        yield made
+
+
+@pytest.fixture
+def office(session_office: Office) -> Iterator[Office]:
+    """The deployment with an empty pool; what a test changes is put right after it."""
+    session_office.simulator.reset_stats()
+    yield session_office
+    session_office.tidy()

@@ -1,0 +1,25 @@
+"""Hosts: what they have left, and what time it is there."""
+
+from __future__ import annotations
+
+import calendar
+import time
+from typing import Any
+
+from worker.xenapi.session import Session
+
+
+def by_uuid(session: Session, host_uuid: str) -> str:
+    """Return the host's ref. Raises UUID_INVALID."""
+    return str(session.call("host.get_by_uuid", host_uuid))
+
+
+def free_memory(session: Session, host_ref: str) -> int:
+    """Return the bytes that VMs could still take on a host."""
+    return int(session.call("host.compute_free_memory", host_ref))
+
+
+def servertime(session: Session, host_ref: str) -> int:
+    """Return a host's clock, seconds since the epoch: what times kept on VMs are compared with."""
+    answer: Any = session.call("host.get_servertime", host_ref)
+    return calendar.timegm(time.strptime(str(answer), "%Y%m%dT%H:%M:%SZ"))
