@@ -210,6 +210,8 @@ const scenarios = {
   // Tasks: awaited before and after their end, failing, cancelled, made by the client.
   async tasks(xapi, { name }) {
     const vm = vmNamed(xapi, name)
+    // The client does not wait for the removal of its last task: one that ended just before may have left it.
+    const others = new Set(Object.keys(await xapi.call('task.get_all_records')))
     await rejects(xapi.call('Async.VM.get_uuid', vm.$ref), 'Fault')
     const early = await xapi.call('Async.VM.assert_can_boot_here', vm.$ref, xapi.pool.master)
     assert.equal(await xapi.watchTask(early), '')
@@ -251,7 +253,9 @@ const scenarios = {
     )
     await xapi.callAsync('VM.hard_shutdown', vm.$ref)
     const left = async () =>
-      Object.values(await xapi.call('task.get_all_records')).filter(one => one.name_label.startsWith('Async.'))
+      Object.entries(await xapi.call('task.get_all_records')).filter(
+        ([ref, { name_label }]) => name_label.startsWith('Async.') && !others.has(ref)
+      )
     await until('no task is left', async () => (await left()).length === 0, async () => JSON.stringify(await left()))
     return { outcome }
   },
