@@ -224,6 +224,7 @@ class Guests:
             row = db.find(cls, ref)
             if row is not None:
                 db.put(row, **{field: value for field, value in values.items() if field in row.values})
+        self._end_what_came_back(domains)
         for vm in db.rows("VM"):
             if vm["is_control_domain"]:
                 continue
@@ -238,6 +239,17 @@ class Guests:
                 self._pool.mirror.forget(vm)
                 self._pool.mirror.look(vm)
             vm_rules.refresh(db, vm)
+
+    def _end_what_came_back(self, domains: dict[tuple[str, str], dict[str, Any]]) -> None:
+        """VMs and devices that the roll-back brought back to the database are still gone from the hypervisor."""
+        db = self._pool.db
+        for vm in db.rows("VM"):
+            if ("VM", vm.ref) not in domains and vm["power_state"] in ("Running", "Paused"):
+                db.put(vm, power_state="Halted", domid=-1, resident_on=NULL)
+        for cls in ("VBD", "VIF"):
+            for device in db.rows(cls):
+                if (cls, device.ref) not in domains and device["currently_attached"] and not self._is_dom0(device):
+                    db.put(device, currently_attached=False)
 
     def _is_dom0(self, device: Row) -> bool:
         vm = self._pool.db.find("VM", device["VM"])
