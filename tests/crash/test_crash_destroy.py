@@ -117,11 +117,7 @@ MATRICES: dict[str, Matrix[Doomed]] = {
     "plain": Matrix(PLAIN, plain, submit, check),
     "in_rescue": Matrix(RESCUE, in_rescue, submit, check),
 }
-CASES = [
-    pytest.param(name, accident, id=f"{name} {accident}")
-    for name, one in MATRICES.items()
-    for accident in one.accidents
-]
+CASES = [accident.case(name) for name, one in MATRICES.items() for accident in one.accidents]
 
 
 @pytest.mark.parametrize("name", MATRICES)

@@ -216,11 +216,7 @@ MATRICES: dict[str, Matrix[Patient]] = {
         partial(check_refused, "GuestUnable"),
     ),
 }
-CASES = [
-    pytest.param(name, accident, id=f"{name} {accident}")
-    for name, one in MATRICES.items()
-    for accident in one.accidents
-]
+CASES = [accident.case(name) for name, one in MATRICES.items() for accident in one.accidents]
 
 
 @pytest.mark.parametrize("name", MATRICES)

@@ -113,8 +113,7 @@ def test_an_accident_while_cloning(rig: Rig, accident: Accident) -> None:
 
 @pytest.mark.parametrize(
     "accident",
-    [one for one in fetching.accidents if (one.call, one.nth) in FETCHING],
-    ids=str,
+    [one.case() for one in fetching.accidents if (one.call, one.nth) in FETCHING],
 )
 def test_an_accident_while_fetching(rig: Rig, accident: Accident) -> None:
     fetching.endure(rig, accident)

@@ -79,8 +79,8 @@ def test_every_tier_with_a_target_is_left_out_of_the_default_run() -> None:
     default = PYTEST["addopts"][PYTEST["addopts"].index("-m") + 1]
     opt_in = {target.removeprefix("test-") for target in TARGETS if target.startswith("test-")}
     assert opt_in <= MARKERS
-    assert default == " and ".join(f"not {marker}" for marker in ("glance", "rabbitmq", "browser", "clients"))
-    assert opt_in == {"glance", "rabbitmq", "browser", "clients"}
+    assert default == " and ".join(f"not {marker}" for marker in ("glance", "rabbitmq", "browser", "clients", "matrix"))
+    assert opt_in == {"glance", "rabbitmq", "browser", "clients", "matrix"}
 
 
 def test_make_help_lists_every_target() -> None:
