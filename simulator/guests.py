@@ -270,7 +270,8 @@ class Guests:
                 for vbd in db.linked(vm, "VBDs", "VBD")
                 if vbd["type"] == "Disk" and vbd["mode"] == "RW" and vbd["currently_attached"] and vbd["VDI"] != NULL
             ]
-            vbds.sort(key=lambda vbd: int(vbd["userdevice"]))
+            # Positions are numbers, or names such as xvda.
+            vbds.sort(key=lambda vbd: (len(vbd["userdevice"]), vbd["userdevice"]))
             return db.find("VDI", vbds[0]["VDI"]) if vbds else None
 
     def _start_writer(self, vm: Row) -> None:

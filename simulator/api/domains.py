@@ -370,9 +370,16 @@ def end_domain(ctx: Context, vm: Row, *, state: str) -> None:
 
 
 def reboot(ctx: Context, vm: Row) -> None:
-    """Replace the domain by a new one on the same host; the guest boots again. Raises as `end` does."""
+    """Replace the domain by a new one on the same host; the guest boots again.
+
+    Raises as `end` does, and VDI_IN_USE for a disk that was given to the VM while another one uses it.
+    """
     ctx.pool.hosts.assert_power(vm["resident_on"])
     host = ctx.db.row("host", vm["resident_on"])
+    with ctx.db as db:
+        for vbd in db.linked(vm, "VBDs", "VBD"):
+            if not vbd["currently_attached"]:
+                device_rules.assert_attachable(db, vbd)
     ctx.pool.guests.paused(vm)
     ctx.pool.clock.wait(BUILD_S)
     with ctx.db as db:

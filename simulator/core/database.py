@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
-from simulator.core.failures import Abandoned, handle_invalid
+from simulator.core.failures import Abandoned, Failure, handle_invalid
 from simulator.core.log import Change, Log
 from simulator.model.schema import CLASSES, ClassSpec
 from simulator.model.types import NULL, Ref, SetOf
@@ -163,8 +163,13 @@ class Database:
     # -- writing
 
     def create(self, cls: str, ref: str, values: dict[str, Any]) -> Row:
-        """Add an object; fields that `values` leaves out take their defaults."""
+        """Add an object; fields that `values` leaves out take their defaults.
+
+        Raises DB_UNIQUENESS_CONSTRAINT_VIOLATION for a uuid that is there.
+        """
         table = self.tables[cls]
+        if values["uuid"] in table.by_uuid:
+            raise Failure("DB_UNIQUENESS_CONSTRAINT_VIOLATION", cls, "uuid", values["uuid"])
         self.generation += 1
         row = Row(table.spec, ref, table.spec.defaults() | values, self.generation)
         self._remember(row, fresh=True)

@@ -150,11 +150,11 @@ class PoolMachine(RuleBasedStateMachine):
             assert not self.inside.call("VM.revert", self._vm(number).ref).is_success
             return
         snapshot = snapshots[number % len(snapshots)]
-        vm = self.inside.db.find("VM", snapshot["snapshot_of"])
         before = self.disks.of_vm(snapshot)
         answer = self.inside.call("VM.revert", snapshot.ref)
         if answer.is_success:
-            assert vm is not None
+            # One whose VM is gone makes it anew.
+            vm = self.inside.db.row("VM", snapshot["snapshot_of"])
             self.power[vm["uuid"]] = snapshot["power_state"]
             self.disks.copied(before, self.disks.of_vm(vm))
 
