@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.support import guard, rabbitmq, servers
@@ -19,13 +20,13 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_outlives_the_run() -> Iterator[None]:
     yield
-    servers.end_strays({}, patience_s=0)
+    servers.end_strays(set(), patience_s=0)
 
 
 @pytest.fixture(autouse=True)
 def _no_process_outlives_its_test() -> Iterator[None]:
     """End the processes that a test left behind, and fail it for them. Servers of wider fixtures are started before."""
-    known = servers.live_children()
+    known = set(psutil.pids())
     yield
     left = servers.end_strays(known)
     if left:

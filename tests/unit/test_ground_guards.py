@@ -8,10 +8,11 @@ import subprocess
 import sys
 from http.client import HTTPConnection
 
+import psutil
 import pytest
 
 from tests.support.guard import OutsideConnection, is_local
-from tests.support.servers import RedisServer, end_strays, keep, live_children
+from tests.support.servers import RedisServer, end_strays, keep
 from worker.cli.embedded import ManagedProcess
 
 SLEEP = "import time; time.sleep(60)"
@@ -48,7 +49,7 @@ def test_a_connection_on_the_loopback_address_works() -> None:
 
 
 def test_a_forgotten_child_is_ended_and_named() -> None:
-    known = live_children()
+    known = set(psutil.pids())
     with subprocess.Popen([sys.executable, "-c", SLEEP], start_new_session=True) as child:
         left = end_strays(known, patience_s=0)
         assert child.poll() is not None
@@ -65,7 +66,7 @@ os._exit(0)
 
 
 def test_an_orphan_is_found_too() -> None:
-    known = live_children()
+    known = set(psutil.pids())
     parent = subprocess.run([sys.executable, "-c", ORPHANING, SLEEP], stdout=subprocess.PIPE, text=True, check=True)
     left = end_strays(known, patience_s=0)
     assert left == [f"pid {parent.stdout.strip()}: {sys.executable} -c {SLEEP}"]
@@ -73,8 +74,8 @@ def test_an_orphan_is_found_too() -> None:
 
 def test_processes_known_before_and_kept_servers_stay(redis_server: RedisServer) -> None:
     process: ManagedProcess = redis_server.broker.process
-    known = live_children()
-    others = {key: child for key, child in known.items() if child.pid != process.pid}
+    known = set(psutil.pids())
+    others = known - {process.pid}
     assert len(others) == len(known) - 1
     assert end_strays(known, patience_s=0) == []
     with keep(process):
