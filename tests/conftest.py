@@ -17,6 +17,12 @@ def pytest_configure() -> None:
     servers.mark_children()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first, so that no process works on one alone when the others have ended."""
+    items.sort(key=lambda item: not item.path.stem.startswith("test_kill"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_outlives_the_run() -> Iterator[None]:
     yield
