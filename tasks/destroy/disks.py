@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from tasks.parts import calls
-from tasks.parts.instances import INSTANCE, ROLE
+from tasks.parts.instances import INSTANCE, OPERATION, ROLE
 from worker.errors import XenAPIFailure
 from worker.operations.definition import step
 from worker.operations.op import Op
@@ -31,10 +32,11 @@ def destroy_disks(op: Op, pool: Session) -> None:
     """
     attached = {disk["vdi_ref"]: disk for disk in op.data["disks"]}
     free = vdi.unattached(pool)
-    doomed = {**op.data.get("doomed", {}), **_own(op, free)}
-    op.remember(doomed=doomed)
+    # Decided once: when the first disks are gone, a copy of one would look like the only one.
+    doomed = op.data["doomed"] if "doomed" in op.data else _own(op, free)
     missing = [ref for ref in {**attached, **doomed} if ref not in free and ref not in op.data.get("done", [])]
     others = _elsewhere(op, pool, missing)
+    op.remember(doomed=doomed)
     failures = _destroy_all(op, pool, [ref for ref in doomed if ref in free])
     kept = [
         {"vdi_uuid": rec["uuid"], "why": _why_kept(attached.get(ref), ref in others)}
@@ -50,7 +52,14 @@ def destroy_disks(op: Op, pool: Session) -> None:
 def _own(op: Op, free: Recs) -> dict[str, dict[str, str]]:
     volumes = {disk["vdi_ref"] for disk in op.data["disks"] if disk["is_volume"]}
     roles = {ref: role_of(rec, op.data["instance"]) for ref, rec in free.items() if ref not in volumes}
-    return {ref: {"vdi_uuid": free[ref]["uuid"], "role": role} for ref, role in roles.items() if role}
+    attached = {disk["vdi_ref"] for disk in op.data["disks"]}
+    claims = Counter((role, free[ref]["other_config"].get(OPERATION)) for ref, role in roles.items() if role)
+    return {
+        ref: {"vdi_uuid": free[ref]["uuid"], "role": role}
+        for ref, role in roles.items()
+        # A clone bears its disk's marks: of two that claim the same, only what the VM had is proven to be its own.
+        if role and (ref in attached or claims[role, free[ref]["other_config"].get(OPERATION)] == 1)
+    }
 
 
 def _destroy_all(op: Op, pool: Session, vdi_refs: list[str]) -> dict[str, XenAPIFailure]:

@@ -268,6 +268,17 @@ def test_disks_that_outlived_their_vm_are_found_by_the_instances_uuid(ward: Ward
     assert disks(ward) == set(other.vdis)
 
 
+def test_somebodys_clone_of_a_disk_is_kept_though_it_bears_the_disks_marks(ward: Ward) -> None:
+    vm = ward.new_vm(running=False)
+    with ward.simulator.session() as call:
+        clone_ref = call("VDI.clone", call("VDI.get_by_uuid", vm.vdis[0]), {})
+        clone = call("VDI.get_record", clone_ref)
+    assert clone["other_config"]["vmops.instance"] == vm.instance
+    ward.done("destroy", vm)
+    assert_gone(ward, vm)
+    assert disks(ward) == {clone["uuid"]}
+
+
 def test_a_vm_that_lost_a_disk_is_destroyed(ward: Ward) -> None:
     vm = ward.new_vm({}, {}, running=False)
     with ward.simulator.session() as call:
