@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import psutil
@@ -14,6 +15,8 @@ from tests.support.servers import RedisServer
 def pytest_configure() -> None:
     """Install the guards before any test module is imported."""
     guard.install()
+    # A run in the background of a shell ignores SIGINT, and would hand that on to the commands under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     servers.mark_children()
 
 
