@@ -5,14 +5,17 @@
     |  |- InstanceNotFound, InstanceAmbiguous, DiskNotFound, UnknownPool, UnknownOperation
     |  |- OperationNotFound, OperationConflict, NotCancellable, SecretInClear
     |  |- InstanceExists, StorageRepositoryNotFound, NetworkNotFound, NoValidHost, ImageTooLarge
-    |  |- InsufficientFreeMemory, InstanceLocked, WrongPowerState
+    |  |- InsufficientFreeMemory, InstanceLocked, WrongPowerState, TooLarge
     |- PermanentError             trying again cannot help
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
     |  |- AttemptsExhausted, DeadlineExceeded, GuestUnable
+    |  |- PluginFailed
+    |     |- PluginMissing, PluginOutdated, PluginRefused, PluginUnsupported, NotInDom0
     |- TransientError             the same call may succeed a little later
     |  |- PoolUnreachable, ImageStoreUnreachable, TruncatedStream, ImageNotReady, ImageDamaged
+    |  |- PluginBusy, PluginTimeout, PluginInterrupted, GuestRebooted
     |- UnknownResult              the call may or may not have taken effect: look before anything else
     |- OperationFailed            an operation ended without success; what a caller's `wait()` raises
     |- LeaseLost                  this process may no longer act for the operation
@@ -105,6 +108,10 @@ class WrongPowerState(RequestError):
     """The VM is not in a power state from which the operation starts."""
 
 
+class TooLarge(RequestError):
+    """A value is longer than what has to carry it into dom0 or the guest."""
+
+
 class PermanentError(VmopsError):
     """Trying again cannot help: the operation fails and is undone."""
 
@@ -184,6 +191,30 @@ class GuestUnable(PermanentError):
     """The guest did not do what it was asked to: it lacks PV drivers, refused, or did not react in time."""
 
 
+class PluginFailed(PermanentError):
+    """A plugin of dom0 did not do what it was asked for."""
+
+
+class PluginMissing(PluginFailed):
+    """The host lacks vmops's pack of dom0 plugins."""
+
+
+class PluginOutdated(PluginFailed):
+    """The host's pack speaks another version than this worker."""
+
+
+class PluginRefused(PluginFailed):
+    """The plugin found the call malformed and did nothing."""
+
+
+class PluginUnsupported(PluginFailed):
+    """The host cannot do what the plugin was asked for, or is not set up for it."""
+
+
+class NotInDom0(PluginFailed):
+    """What the plugin was asked for is not there: a XenStore node, a log, a file."""
+
+
 class TransientError(VmopsError):
     """The same call may succeed a little later."""
 
@@ -206,6 +237,22 @@ class ImageDamaged(TransientError):
 
 class ImageNotReady(TransientError):
     """The image is being written by somebody else, or has no data yet."""
+
+
+class PluginBusy(TransientError):
+    """Another call of the plugin works on the same thing."""
+
+
+class PluginTimeout(TransientError):
+    """What the plugin waited for, such as a guest's answer, did not come in time."""
+
+
+class PluginInterrupted(TransientError):
+    """Something killed the plugin before it had ended."""
+
+
+class GuestRebooted(TransientError):
+    """The VM's domain is not the one that was addressed: it was rebooted, moved or halted meanwhile."""
 
 
 class UnknownResult(VmopsError):
