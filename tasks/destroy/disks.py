@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from tasks.parts import calls
-from tasks.parts.instances import INSTANCE, OPERATION, ROLE
+from tasks.parts.instances import DISK, INSTANCE, OPERATION, ROLE, is_copy
 from worker.errors import XenAPIFailure
 from worker.operations.definition import step
 from worker.operations.op import Op
@@ -53,13 +53,22 @@ def _own(op: Op, free: Recs) -> dict[str, dict[str, str]]:
     volumes = {disk["vdi_ref"] for disk in op.data["disks"] if disk["is_volume"]}
     roles = {ref: role_of(rec, op.data["instance"]) for ref, rec in free.items() if ref not in volumes}
     attached = {disk["vdi_ref"] for disk in op.data["disks"]}
-    claims = Counter((role, free[ref]["other_config"].get(OPERATION)) for ref, role in roles.items() if role)
+    claims = Counter(_claim(free[ref], role) for ref, role in roles.items() if role)
     return {
         ref: {"vdi_uuid": free[ref]["uuid"], "role": role}
         for ref, role in roles.items()
-        # A clone bears its disk's marks: of two that claim the same, only what the VM had is proven to be its own.
-        if role and (ref in attached or claims[role, free[ref]["other_config"].get(OPERATION)] == 1)
+        if role and (ref in attached or (not is_copy(ref, free[ref]) and claims[_claim(free[ref], role)] == 1))
     }
+
+
+def _claim(rec: dict[str, Any], role: str) -> tuple[str | None, ...]:
+    """Return what no two disks of an instance have in common, but a disk and its clone: the clone bears its marks.
+
+    What the VM had is proven to be its own, and what bears its own ref. Disks older than that mark, and Nova's, are
+    kept when two claim the same.
+    """
+    marks: dict[str, str] = rec["other_config"]
+    return role, marks.get(OPERATION), marks.get(DISK) and rec["uuid"]
 
 
 def _destroy_all(op: Op, pool: Session, vdi_refs: list[str]) -> dict[str, XenAPIFailure]:

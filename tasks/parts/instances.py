@@ -10,7 +10,7 @@ from typing import Any
 
 from worker.operations.op import Op
 from worker.operations.request import InstanceRequest
-from worker.xenapi import vm
+from worker.xenapi import vdi, vm
 from worker.xenapi.session import Session
 from worker.xenapi.vm import Found
 
@@ -20,6 +20,8 @@ INSTANCE, NOVA_INSTANCE = vm.INSTANCE_KEYS
 OPERATION = "vmops.operation"
 #: What a disk or VM is for: root, swap, ephemeral, configdrive, cdrom, image (a cached image); rescue.
 ROLE = vm.ROLE_KEY
+#: On a disk that we made: its own ref. A clone takes its disk's marks along (xapi.md 9.1), and so bears another's.
+DISK = "vmops.disk"
 #: On a VBD: the disk is a volume of somebody else's, never to be destroyed with the VM.
 VOLUME = "osvol"
 
@@ -34,6 +36,20 @@ def marks(op: Op, instance: str, role: str | None = None) -> dict[str, str]:
     """Return the `other_config` of something that this operation makes for an instance."""
     made = {INSTANCE: instance, OPERATION: op.id}
     return made if role is None else {**made, ROLE: role}
+
+
+def claim_disk(pool: Session, vdi_ref: str, vdi_rec: dict[str, Any]) -> None:
+    """Give a disk that an operation has made its own mark, `DISK`, unless it has it: what tells it from its clones.
+
+    One call. A disk that has its marks from `VDI.set_other_config` gets this one there, without another call.
+    """
+    if vdi_rec["other_config"].get(DISK) != vdi_ref:
+        vdi.add_to_other_config(pool, vdi_ref, DISK, vdi_ref)
+
+
+def is_copy(vdi_ref: str, vdi_rec: dict[str, Any]) -> bool:
+    """Tell whether the disk bears the marks of another one, which it is a clone of."""
+    return bool(vdi_rec["other_config"].get(DISK, vdi_ref) != vdi_ref)
 
 
 def hold_of(vm_rec: dict[str, Any]) -> str:

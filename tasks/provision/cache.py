@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from tasks.parts.calls import destroy
-from tasks.parts.instances import OPERATION, ROLE
+from tasks.parts.instances import DISK, OPERATION, ROLE
 from tasks.provision.fetching import FILLING, Rec, Records, discard_abandoned, fetch
 from tasks.provision.lost import await_lost, intend, redone_from, was_intended
 from worker.images.store import ImageStore
@@ -93,7 +93,7 @@ def _fill(op: Op, pool: Session, images: ImageStore) -> tuple[str, Rec]:
 
 
 def clone(op: Op, pool: Session, image: tuple[str, Rec], mark: dict[str, str], known: Records) -> tuple[str, Rec]:
-    """Return a clone of a cached image with `mark` as its other_config; names are still the image's.
+    """Return a clone of a cached image with `mark` and its own ref as its other_config; names are still the image's.
 
     `known` is what was seen of the image's disks before. Raises Wait, and Redo when the image has gone.
     """
@@ -110,8 +110,10 @@ def clone(op: Op, pool: Session, image: tuple[str, Rec], mark: dict[str, str], k
         if stray is None:
             intend(op, _CLONE)
             stray = vdi.clone(pool, image_ref), image_rec
-        vdi.set_other_config(pool, stray[0], mark)
-    return stray
+        vdi_ref, rec = stray
+        made = {**mark, DISK: vdi_ref}
+        vdi.set_other_config(pool, vdi_ref, made)
+    return vdi_ref, {**rec, "other_config": made}
 
 
 def discard_lost_clone(op: Op, pool: Session) -> None:

@@ -1,7 +1,8 @@
 """Second step of a build: the root disk, of an image; or for an ISO a blank one, and the ISO as a disk for the CD.
 
 What a run has finished bears the operation's mark and the disk's role, and the next run finds it by these. The disk
-comes from the image that its storage repository keeps (`tasks.provision.cache`), or straight from the store.
+comes from the image that its storage repository keeps (`tasks.provision.cache`), or straight from the store. At the end
+each disk bears its own ref too: a clone gets it with its marks, a disk that was created by `claim_disk`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.parts.calls import destroy
-from tasks.parts.instances import OPERATION, ROLE, marks
+from tasks.parts.instances import OPERATION, ROLE, claim_disk, is_copy, marks
 from tasks.provision import cache
 from tasks.provision.check import GIB, check_size
 from tasks.provision.fetching import (
@@ -41,7 +42,8 @@ def discard_root_disk(op: Op, pool: Session) -> None:
     end_earlier_fetch(op, pool)
     cache.discard_lost_clone(op, pool)
     for vdi_ref, rec in vdi.named(pool, op.data["plan"]["sr_ref"], _names(op)).items():
-        if rec["other_config"].get(OPERATION) == op.id and not cache.is_complete(rec) and not cache.is_stray(rec):
+        is_ours = rec["other_config"].get(OPERATION) == op.id and not is_copy(vdi_ref, rec)
+        if is_ours and not cache.is_complete(rec) and not cache.is_stray(rec):
             destroy(op, pool, vdi_ref)
 
 
@@ -93,7 +95,7 @@ def _found(op: Op, known: Records, role: str) -> tuple[str, Rec] | None:
     for vdi_ref, rec in known.items():
         other_config = rec["other_config"]
         is_ours = other_config.get(OPERATION) == op.id and other_config.get(ROLE) == role
-        if is_ours and rec["name_description"] != FILLING:
+        if is_ours and rec["name_description"] != FILLING and not is_copy(vdi_ref, rec):
             return vdi_ref, rec
     return None
 
@@ -101,14 +103,16 @@ def _found(op: Op, known: Records, role: str) -> tuple[str, Rec] | None:
 def _blank(op: Op, pool: Session) -> tuple[str, Rec]:
     plan = op.data["plan"]
     size = op.request(BuildRequest).flavor.root_gb * GIB
+    mark = _marks(op, ROOT)
     intend(op, CREATE)
-    vdi_ref = vdi.create(pool, plan["sr_ref"], plan["name"], size, _marks(op, ROOT), ROOT)
-    return vdi_ref, {"name_label": plan["name"], "name_description": ROOT, "virtual_size": size}
+    vdi_ref = vdi.create(pool, plan["sr_ref"], plan["name"], size, mark, ROOT)
+    return vdi_ref, {"name_label": plan["name"], "name_description": ROOT, "virtual_size": size, "other_config": mark}
 
 
 def _finished(op: Op, pool: Session, disk: tuple[str, Rec], role: str) -> dict[str, Any]:
-    """Name a disk, enlarge a root disk up to the flavor; return what the next steps need to know of it."""
+    """Claim and name a disk, enlarge a root disk up to the flavor; return what the next steps need to know of it."""
     vdi_ref, rec = disk
+    claim_disk(pool, vdi_ref, rec)
     is_root = role == ROOT
     name = op.data["plan"]["name"] if is_root else _cdrom_name(op)
     if rec["name_label"] != name:

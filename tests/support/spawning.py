@@ -190,6 +190,7 @@ def assert_spawned(rig: Rig, handle: Handle, picture: Picture, *, state: str = "
     assert disk["name_label"] == vm_rec["name_label"]
     assert disk["name_description"] == disk["other_config"]["vmops.role"] == "root"
     assert disk["other_config"]["vmops.operation"] == handle.id
+    assert disk["other_config"]["vmops.disk"] == vbd["VDI"]
     assert rig.simulator.disk(disk["uuid"])["sha256"] == picture.digest(int(disk["virtual_size"]))
     return vm_rec
 

@@ -279,6 +279,47 @@ def test_somebodys_clone_of_a_disk_is_kept_though_it_bears_the_disks_marks(ward:
     assert disks(ward) == {clone["uuid"]}
 
 
+def claimed(ward: Ward, vm: VM) -> tuple[str, str]:
+    """Give the VM's disk its own mark, as a build does, and make a clone of it; return both uuids."""
+    with ward.simulator.session() as call:
+        vdi_ref = call("VDI.get_by_uuid", vm.vdis[0])
+        call("VDI.add_to_other_config", vdi_ref, "vmops.disk", vdi_ref)
+        return vm.vdis[0], call("VDI.get_uuid", call("VDI.clone", vdi_ref, {}))
+
+
+def test_a_second_destroy_keeps_the_clone_whose_original_the_first_has_destroyed(ward: Ward) -> None:
+    vm = ward.new_vm(running=False)
+    _, clone = claimed(ward, vm)
+    content = ward.simulator.disk(clone)["sha256"]
+    ward.done("destroy", vm)
+    result = ward.succeeded(ward.client.destroy(instance={"uuid": vm.instance}))
+    assert result["destroyed"] == []
+    assert disks(ward) == {clone}
+    assert ward.simulator.disk(clone)["sha256"] == content
+
+
+def test_a_disk_that_outlived_its_vm_is_told_from_its_clone(ward: Ward) -> None:
+    vm = ward.new_vm(running=False)
+    original, clone = claimed(ward, vm)
+    ward.call("VM.destroy", vm.ref)
+    result = ward.succeeded(ward.client.destroy(instance={"uuid": vm.instance}))
+    assert result["destroyed"] == [{"vdi_uuid": original, "role": "root"}]
+    assert disks(ward) == {clone}
+
+
+def test_a_disk_that_a_revert_has_put_in_its_place_is_the_vms_own(ward: Ward) -> None:
+    vm = ward.new_vm(running=False)
+    with ward.simulator.session() as call:
+        vdi_ref = call("VDI.get_by_uuid", vm.vdis[0])
+        call("VDI.add_to_other_config", vdi_ref, "vmops.disk", vdi_ref)
+        snapshot = call("VM.snapshot", vm.ref, "before", [])
+        call("VM.revert", snapshot)
+        call("VM.destroy", snapshot)
+        assert call("VDI.get_other_config", call.root_disk(vm.ref))["vmops.disk"] == vdi_ref != call.root_disk(vm.ref)
+    result = ward.done("destroy", vm)
+    assert [one["role"] for one in result["destroyed"]] == ["root"]
+
+
 def test_a_vm_that_lost_a_disk_is_destroyed(ward: Ward) -> None:
     vm = ward.new_vm({}, {}, running=False)
     with ward.simulator.session() as call:
