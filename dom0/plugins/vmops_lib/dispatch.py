@@ -50,7 +50,7 @@ def serve(functions: "dict[str, Function]") -> None:
     output = sys.stdout.buffer
     sys.stdout = sys.stderr  # a stray print must not spoil the answer
     name = "?"
-    args: "dict[str, str]" = {}
+    args: dict[str, str] = {}
     try:
         name, args = _call(sys.argv)
         answer, ending = _success(_result(functions, name, args)), "done"

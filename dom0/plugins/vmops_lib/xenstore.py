@@ -30,7 +30,7 @@ class Store:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.settimeout(_RECEIVE_S)
         self._transaction = 0
-        self._events: "list[str]" = []
+        self._events: list[str] = []
         try:
             self._sock.connect(place.xenstore_socket())
         except OSError as error:
