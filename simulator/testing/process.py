@@ -264,27 +264,30 @@ class PoolProcess:
             time.sleep(_LOOK_EVERY_S)
 
     def restart_toolstack(self, downtime_s: float = 0.1) -> None:
-        """Restart XAPI: sessions and tasks are lost, VMs run on. Returns when it listens again."""
+        """Restart XAPI: sessions and tasks are lost, VMs run on. Returns when it serves calls again."""
         self.control("POST", "xapi", {"action": "restart", "downtime_s": downtime_s})
         self.wait_until_listening()
 
     def kill_toolstack(self, downtime_s: float = 0.1) -> None:
-        """Kill XAPI: what the database had not written yet is lost, too. Returns when it listens again."""
+        """Kill XAPI: what the database had not written yet is lost, too. Returns when it serves calls again."""
         self.control("POST", "xapi", {"action": "kill", "downtime_s": downtime_s})
         self.wait_until_listening()
 
     def wait_until_listening(self, timeout_s: float = 10) -> None:
-        """Wait until the port answers again."""
+        """Wait until the port answers again, and with more than HOST_STILL_BOOTING."""
         deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                socket.create_connection((_ADDRESS, self.port), 1).close()
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_LOOK_EVERY_S)
-            else:
-                return
+        while not self._serves_calls():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the pool does not answer at port {self.port} within {timeout_s:g} s")
+            time.sleep(_LOOK_EVERY_S)
+
+    def _serves_calls(self) -> bool:
+        try:
+            socket.create_connection((_ADDRESS, self.port), 1).close()
+        except OSError:
+            return False
+        hosts = self.control("GET", "hosts").values()
+        return all(host["state"] != "booting" for host in hosts if host["is_master"])
 
     def add_vm(self, **wish: object) -> dict[str, Any]:
         """Make a VM (keys: simulator.build); return its uuid, ref and the uuids of its disks."""

@@ -78,7 +78,6 @@ def test_a_call_that_takes_its_time_keeps_the_repository_to_itself(
     arguments = [sr_ref] if method == "SR.scan" else [vdi_ref, {}]
     slow = call(f"Async.{method}", *arguments)
     eventually(lambda: call("SR.get_current_operations", sr_ref))
-    simulator.control("POST", "storage", {wish: 0})
     waiting = call("Async.VDI.clone", vdi_ref, {})
     time.sleep(0.2)
     assert [call("task.get_status", ref) for ref in (slow, waiting)] == ["pending", "pending"]

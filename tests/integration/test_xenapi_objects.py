@@ -174,7 +174,7 @@ def test_waiting_sees_the_end_at_once_not_at_the_next_look(session: Session, sim
     task_ref = session.call_async("VDI.destroy", vdi_ref)
     begun_s = time.monotonic()
     assert xapi_task.wait(session, task_ref, 10).status == "success"
-    assert time.monotonic() - begun_s < 4
+    assert time.monotonic() - begun_s < 8
 
 
 def test_a_restart_makes_a_task_vanish(simulator: SimulatorProcess, session: Session) -> None:

