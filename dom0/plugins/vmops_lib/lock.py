@@ -25,12 +25,12 @@ def held(name: str, patience_s: float = 10) -> "Iterator[None]":
 
 def wait(fd: int, name: str, patience_s: float) -> None:
     """Take the lock of an open file. Raises Busy."""
-    deadline_s = time.time() + patience_s
+    deadline_s = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if time.time() >= deadline_s:
+            if time.monotonic() >= deadline_s:
                 raise Busy("Another call works on %s." % name) from None
             time.sleep(_PAUSE_S)
         else:

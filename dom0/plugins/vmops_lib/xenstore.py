@@ -115,9 +115,9 @@ class Store:
 
     def wait(self, seconds: float) -> bool:
         """Wait until something that is watched changes; tell whether it did in time."""
-        deadline_s = time.time() + seconds
+        deadline_s = time.monotonic() + seconds
         while not self._events:
-            left_s = deadline_s - time.time()
+            left_s = deadline_s - time.monotonic()
             if left_s <= 0 or not select.select([self._sock], [], [], left_s)[0]:
                 return False
             kind, payload = self._receive()
@@ -165,18 +165,6 @@ def check_size(path: str, value: bytes) -> None:
     over = len(_path(path)) + 1 + len(value) - limits.XENSTORE_BYTES
     if over > 0:
         raise TooLarge("The value has %d bytes, %d more than XenStore takes for this path." % (len(value), over))
-
-
-def domain_path(domid: int) -> str:
-    """Return a domain's folder."""
-    return "/local/domain/%d" % domid
-
-
-def vm_of(store: Store, domid: int) -> str:
-    """Return the uuid of the VM that a domain belongs to; empty when there is no such domain."""
-    if store.find(domain_path(domid) + "/name") is None:
-        return ""
-    return store.text(domain_path(domid) + "/vm").rpartition("/")[2].lower()
 
 
 def _path(path: str) -> bytes:
