@@ -10,7 +10,7 @@
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
-    |  |- AttemptsExhausted, DeadlineExceeded, GuestUnable
+    |  |- AttemptsExhausted, DeadlineExceeded, GuestUnable, ResizeRefused
     |  |- PluginFailed
     |     |- PluginMissing, PluginOutdated, PluginRefused, PluginUnsupported, NotInDom0
     |- TransientError             the same call may succeed a little later
@@ -213,6 +213,10 @@ class PluginUnsupported(PluginFailed):
 
 class NotInDom0(PluginFailed):
     """What the plugin was asked for is not there: a XenStore node, a log, a file."""
+
+
+class ResizeRefused(PermanentError):
+    """A disk cannot be made as small as the flavor asks, or a flavor is no target for the VM."""
 
 
 class TransientError(VmopsError):

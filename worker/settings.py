@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         default=300, description="Time that a soft reboot gives the guest; XAPI itself gives up after 1200."
     )
 
+    work_dir: Path = Field(
+        default=Path("/var/tmp/vmops"),  # noqa: S108 - made with mode 0700
+        description="Folder of a worker for disks on their way to a smaller flavor; as large as these, sparse.",
+    )
+
     console_session_s: Seconds = Field(
         default=300, description="Life of the session that get_vnc_console gives away; an open console stays open."
     )

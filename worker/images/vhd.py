@@ -2,7 +2,7 @@
 
 Layout (images.md 8): footer · header · block table · blocks (bitmap, data) · the same footer again. All integers are
 big-endian, a sector has 512 bytes. A full export is dynamic (type 3); a differencing file (type 4) holds only part of a
-disk, and Glance would take it without a word, so it is refused here.
+disk, and Glance would take it without a word, so it is refused unless somebody asks for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.errors import ImageFormatRefused, TruncatedStream
 
 SECTOR = 512
 BLOCK_BYTES = 2 << 20
-DYNAMIC = 3
+DYNAMIC, DIFFERENCING = 3, 4
 
 _HEADER_BYTES = 1024
 _UNUSED = 0xFFFFFFFF
@@ -111,18 +111,19 @@ class Head:
             raise TruncatedStream("The VHD broke off: its last 512 bytes do not repeat its footer.")
 
 
-def read_head(source: Source) -> Head:
+def read_head(source: Source, disk_type: int = DYNAMIC) -> Head:
     """Read and check footer, header and table; the next byte of `source` is then the first after the table.
 
-    Raises TruncatedStream (early end) or ImageFormatRefused (damaged, differencing, fixed, larger than XAPI allows).
+    `disk_type` is what it must be: `DIFFERENCING` for an export with a base.
+
+    Raises TruncatedStream (early end) or ImageFormatRefused (damaged, of another type, larger than XAPI allows).
     """
     first = read_exactly(source, SECTOR, "footer")
     footer = Footer.parse(first)
-    if footer.disk_type != DYNAMIC:
+    if footer.disk_type != disk_type:
         kind = _TYPE_NAMES.get(footer.disk_type, "unknown")
-        raise ImageFormatRefused(
-            f"The VHD is of type {footer.disk_type} ({kind}); only a dynamic one (type 3) holds a whole disk."
-        )
+        why = "only a dynamic one (type 3) holds a whole disk" if disk_type == DYNAMIC else "a difference was asked for"
+        raise ImageFormatRefused(f"The VHD is of type {footer.disk_type} ({kind}); {why}.")
     if footer.virtual_size % SECTOR or not 0 < footer.virtual_size <= _MAX_VIRTUAL_BYTES:
         raise ImageFormatRefused(f"The VHD claims a disk of {footer.virtual_size} bytes; up to 2040 GiB are possible.")
     header = read_exactly(source, _HEADER_BYTES, "header")
@@ -174,16 +175,50 @@ def blocks(source: Source) -> Iterator[tuple[int, memoryview]]:
     bitmap_bytes = head.block_span - head.block_bytes
     buffer = memoryview(bytearray(head.block_span))
     for offset, number in head.used_blocks():
-        _skip(source, offset - position, buffer)
+        skip(source, offset - position, buffer)
         fill(source, buffer, f"block {number}")
         data = buffer[bitmap_bytes:]
         _clear_unset(buffer[:bitmap_bytes], data)
         yield number * head.block_bytes, data
         position = offset + head.block_span
-    _skip(source, head.length - SECTOR - position, buffer)
+    skip(source, head.length - SECTOR - position, buffer)
     head.check_tail(read_exactly(source, SECTOR, "second footer"))
     if source.readinto(buffer[:1]):
         raise TruncatedStream("The VHD goes on behind its second footer.")
+
+
+def runs(source: Source, head: Head) -> Iterator[tuple[int, memoryview]]:
+    """Yield (offset on the disk, data) of every run of sectors that live in the VHD whose head was just read.
+
+    Unlike `blocks` it says nothing of the others: in a differencing VHD those are the parent's. Ends before the second
+    footer. The data is valid until the next one is asked for. Raises TruncatedStream.
+    """
+    position = head.size
+    bitmap_bytes = head.block_span - head.block_bytes
+    buffer = memoryview(bytearray(head.block_span))
+    for offset, number in head.used_blocks():
+        skip(source, offset - position, buffer)
+        fill(source, buffer, f"block {number}")
+        bitmap, data = bytes(buffer[:bitmap_bytes]), buffer[bitmap_bytes:]
+        for begin, end in _set_runs(bitmap, len(data) // SECTOR):
+            yield number * head.block_bytes + begin * SECTOR, data[begin * SECTOR : end * SECTOR]
+        position = offset + head.block_span
+    skip(source, head.length - SECTOR - position, buffer)
+
+
+def _set_runs(bitmap: bytes, sectors: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, behind the last) of each run of sectors whose bit is set."""
+    if bitmap == b"\xff" * len(bitmap):
+        yield 0, sectors
+        return
+    begin = None
+    for sector in range(sectors + 1):
+        is_set = sector < sectors and bitmap[sector >> 3] & 0x80 >> (sector & 7)
+        if is_set and begin is None:
+            begin = sector
+        elif not is_set and begin is not None:
+            yield begin, sector
+            begin = None
 
 
 def vhd_to_raw(path: Path, target: Path, size: int | None = None) -> int:
@@ -255,7 +290,8 @@ def _file_length(table: array[int], table_end: int, block_bytes: int) -> int:
     return end * SECTOR + SECTOR
 
 
-def _skip(source: Source, count: int, buffer: memoryview) -> None:
+def skip(source: Source, count: int, buffer: memoryview) -> None:
+    """Read `count` bytes and forget them. Raises TruncatedStream."""
     while count > 0:
         part = buffer[: min(count, len(buffer))]
         fill(source, part, "gap between blocks")

@@ -1,0 +1,195 @@
+"""A disk becomes smaller in the worker: table, file system, content, and what is refused."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.support.partitioned import (
+    LVM,
+    MIB,
+    START,
+    Kind,
+    Stream,
+    Watch,
+    assert_sound_gpt,
+    disk,
+    export,
+    file_system,
+    mbr_span,
+    tool,
+)
+from worker.disks import ext
+from worker.disks.local import LocalDisk
+from worker.disks.partitions import TABLE_BYTES, Layout, read_layout
+from worker.errors import ResizeRefused, TruncatedStream
+from worker.images import vhd
+
+LARGE, SMALL = 48 * MIB, 24 * MIB
+NOISE = random.Random(5).randbytes(3 * MIB)
+
+
+def layout_of(raw: bytes) -> Layout:
+    return read_layout(raw[:TABLE_BYTES], len(raw))
+
+
+def made(tmp_path: Path, kind: Kind, fs: str = "ext4") -> bytes:
+    room = LARGE if kind == "none" else LARGE - 2 * MIB
+    return disk(kind, LARGE, file_system(tmp_path, room, fs, {"noise": NOISE, "hello": b"hello\n"}))
+
+
+def part_of(raw: bytes, kind: Kind) -> tuple[int, int]:
+    return {"none": lambda _: (0, len(raw)), "mbr": mbr_span, "gpt": assert_sound_gpt}[kind](raw)
+
+
+def edited(tmp_path: Path, raw: bytes) -> bytes:
+    """Return the disk after its guest has written another file."""
+    start, size = layout_of(raw).start, layout_of(raw).size
+    image, note = tmp_path / "edited", tmp_path / "note"
+    image.write_bytes(raw[start : start + size])
+    note.write_bytes(b"written after the base\n")
+    tool("debugfs", "-w", "-R", f"write {note} note", str(image))
+    return raw[:start] + image.read_bytes() + raw[start + size :]
+
+
+def sent(local: LocalDisk, size: int, tmp_path: Path) -> bytes:
+    """Return the disk that the VHD holds which goes out."""
+    target = Stream()
+    announced: list[int] = []
+    length = local.send(size, lambda length: announced.append(length) or target, Watch())  # type: ignore[func-returns-value]  # append
+    assert announced == [length] == [len(target.data)]
+    assert target.is_confirmed
+    path, plain = tmp_path / "out.vhd", tmp_path / "out.raw"
+    path.write_bytes(target.data)
+    assert vhd.vhd_to_raw(path, plain) == size
+    return plain.read_bytes()
+
+
+def assert_sound(raw: bytes, kind: Kind, tmp_path: Path) -> None:
+    start, size = part_of(raw, kind)
+    assert start + size <= len(raw) == SMALL
+    image = tmp_path / "part"
+    image.write_bytes(raw[start : start + size])
+    tool("e2fsck", "-fn", str(image))
+    assert "hello" in tool("debugfs", "-R", "cat hello", str(image))
+    assert "written after the base" in tool("debugfs", "-R", "cat note", str(image))
+    out = tmp_path / "noise"
+    tool("debugfs", "-R", f"dump noise {out}", str(image))
+    assert out.read_bytes() == NOISE
+    if kind != "none":
+        assert raw[:9] == b"boot code"
+        assert raw[START // 2 : START // 2 + 9] == b"bios boot"
+
+
+@pytest.mark.parametrize(("kind", "fs"), [("gpt", "ext4"), ("mbr", "ext3"), ("none", "ext2")])
+def test_the_smaller_disk_is_sound_and_holds_what_was_written_until_the_end(
+    tmp_path: Path, kind: Kind, fs: str
+) -> None:
+    raw = made(tmp_path, kind, fs)
+    ext.assert_fits(ext.look(raw[layout_of(raw).start :][: ext.LOOK_BYTES]), SMALL)
+    local, watch = LocalDisk(tmp_path / "work", "one", layout_of(raw)), Watch()
+    base = Stream(export(raw))
+    assert local.take_base(base, watch) == len(base.data)
+    assert local.has_base
+    after = edited(tmp_path, raw)
+    difference = Stream(export(after, raw))
+    assert local.take_difference(difference, watch) == len(difference.data) < len(base.data)
+    assert not LocalDisk(tmp_path / "work", "one", layout_of(raw)).has_base
+    local.shrink(SMALL, watch.check)
+    assert local.is_small
+    assert_sound(sent(local, SMALL, tmp_path), kind, tmp_path)
+    local.discard()
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_base_that_broke_off_does_not_count(tmp_path: Path) -> None:
+    raw = made(tmp_path, "gpt")
+    local = LocalDisk(tmp_path, "one", layout_of(raw))
+    broken = export(raw)[: -3 * MIB]
+    with pytest.raises(TruncatedStream):
+        local.take_base(Stream(broken), Watch())
+    assert not local.has_base
+
+
+def test_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    raw = made(tmp_path, "gpt")
+    found = ext.look(raw[START : START + ext.LOOK_BYTES])
+    with pytest.raises(ResizeRefused, match="larger flavor"):
+        ext.assert_fits(found, 2 * MIB)
+    local = LocalDisk(tmp_path, "one", layout_of(raw))
+    local.take_base(Stream(export(raw)), Watch())
+    with pytest.raises(ResizeRefused, match="cannot be made 2 MiB small"):
+        local.shrink(3 * MIB + 64 * 1024, Watch().check)
+
+
+def test_what_ends_the_work_ends_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "e2fsck"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(ext, "_TOOLS_PATH", f"{tmp_path}:/bin:/usr/bin")
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ext.shrink(tmp_path / "none", MIB, stop)
+
+
+def test_a_worker_without_the_tools_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ext, "_TOOLS_PATH", str(tmp_path))
+    with pytest.raises(ResizeRefused, match="install e2fsprogs"):
+        ext.find_tools()
+
+
+@pytest.mark.parametrize(
+    ("begins", "named"),
+    [
+        (b"XFSB", "XFS"),
+        (b"LUKS\xba\xbe", "LUKS"),
+        (b"\xeb\x52\x90NTFS    ", "NTFS"),
+        (bytes(512) + b"LABELONE", "LVM"),
+        (b"", "no file system we know"),
+    ],
+)
+def test_another_file_system_is_refused_by_name(begins: bytes, named: str) -> None:
+    with pytest.raises(ResizeRefused, match=named):
+        ext.look(begins.ljust(4096, b"\0"))
+
+
+@pytest.mark.parametrize("kind", ["mbr", "gpt"])
+def test_an_lvm_partition_is_refused(kind: Kind) -> None:
+    with pytest.raises(ResizeRefused, match="LVM"):
+        layout_of(disk(kind, 8 * MIB, bytes(MIB), mbr_type=0x8E, guid=LVM))
+
+
+def test_an_extended_partition_is_refused() -> None:
+    with pytest.raises(ResizeRefused, match="extended"):
+        layout_of(disk("mbr", 8 * MIB, bytes(MIB), mbr_type=0x05))
+
+
+def test_a_damaged_gpt_is_refused() -> None:
+    raw = bytearray(disk("gpt", 8 * MIB, bytes(MIB)))
+    raw[1024 + 40] ^= 1
+    with pytest.raises(ResizeRefused, match="checksum"):
+        layout_of(bytes(raw))
+    raw[512 + 40] ^= 1
+    with pytest.raises(ResizeRefused, match="damaged"):
+        layout_of(bytes(raw))
+
+
+def test_a_disk_that_ends_before_the_last_partition_begins_is_refused() -> None:
+    layout = layout_of(disk("gpt", 8 * MIB, bytes(MIB)))
+    with pytest.raises(ResizeRefused, match="no room"):
+        layout.room(MIB)
+
+
+@pytest.mark.parametrize("kind", ["mbr", "gpt"])
+def test_a_partition_that_fits_already_keeps_its_size(kind: Kind) -> None:
+    raw = disk(kind, 8 * MIB, bytes(MIB))
+    layout = layout_of(raw)
+    assert layout.room(4 * MIB) == MIB
+    first, last = layout.shortened(4 * MIB)
+    short = first + raw[len(first) : 4 * MIB - len(last)] + last
+    assert part_of(short, kind) == (START, MIB)
