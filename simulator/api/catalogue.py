@@ -1,91 +1,15 @@
-"""All calls: importing this module registers them."""
+"""All calls: importing this module registers those of every module beside it."""
 
 from __future__ import annotations
 
-from simulator.api import (
-    accessors,
-    appliance,
-    blob,
-    bond,
-    cbt,
-    certificate,
-    consoles,
-    data_sources,
-    declared,
-    devices,
-    evacuation,
-    event,
-    failover,
-    guest,
-    host_power,
-    host_tools,
-    hosts,
-    message,
-    network,
-    passthrough,
-    people,
-    pif,
-    plugins,
-    pool_calls,
-    pool_tools,
-    probe,
-    registry,
-    schedule,
-    sessions,
-    sr,
-    system,
-    vdi,
-    vif,
-    vlan,
-    vm_copy,
-    vm_live,
-    vm_migrate,
-    vm_power,
-    vm_revert,
-    vm_settings,
-    vm_tools,
-)
+import pkgutil
+from importlib import import_module
 
-MODULES = (
-    accessors,
-    appliance,
-    blob,
-    bond,
-    cbt,
-    certificate,
-    consoles,
-    data_sources,
-    declared,
-    devices,
-    evacuation,
-    event,
-    failover,
-    guest,
-    host_power,
-    host_tools,
-    hosts,
-    message,
-    network,
-    passthrough,
-    people,
-    pif,
-    plugins,
-    pool_calls,
-    pool_tools,
-    probe,
-    schedule,
-    sessions,
-    sr,
-    system,
-    vdi,
-    vif,
-    vlan,
-    vm_copy,
-    vm_live,
-    vm_migrate,
-    vm_power,
-    vm_revert,
-    vm_settings,
-    vm_tools,
-)
-dispatch = registry.dispatch
+from simulator import api
+from simulator.api import registry
+
+for _module in pkgutil.iter_modules(api.__path__, f"{api.__name__}."):
+    if _module.name != __name__:
+        import_module(_module.name)
+
+METHODS, dispatch = registry.METHODS, registry.dispatch

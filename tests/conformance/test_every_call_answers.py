@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from simulator.api.catalogue import MODULES
-from simulator.api.registry import METHODS, Constructor, Method, Row_
+from simulator.api.catalogue import METHODS
+from simulator.api.registry import Constructor, Method, Row_
 from simulator.model.schema import CLASSES
 from simulator.model.types import NULL, Enum, Float, Int, MapOf, Ref, SetOf, Time, Type
 from tests.support.simulator import Client, SimulatorProcess, XenFailure
 
-assert MODULES, "importing the catalogue is what registers the calls"
 #: They end the session, the toolstack or its network, which the test needs.
 ENDS = frozenset(
     {

@@ -16,7 +16,7 @@ from typing import Any
 
 from simulator.testing import ControlRefused, PoolProcess
 
-__all__ = ["Client", "ControlRefused", "SimulatorProcess", "XenFailure", "vm_record"]
+__all__ = ["Client", "ControlRefused", "SimulatorProcess", "XenFailure", "remove_everything", "vm_record"]
 
 
 def vm_record(**fields: Any) -> dict[str, Any]:
@@ -143,3 +143,20 @@ class Client:
         with contextlib.suppress(XenFailure, OSError, http.client.HTTPException):
             self("session.logout")
         self._connection.close()
+
+
+def remove_everything(call: Client) -> None:
+    """Remove every VM but dom0, and every disk."""
+    for ref, rec in call("VM.get_all_records").items():
+        if rec["is_control_domain"]:
+            continue
+        call("VM.set_blocked_operations", ref, {})
+        if rec["power_state"] != "Halted":
+            with contextlib.suppress(XenFailure):
+                call("VM.hard_shutdown", ref)
+        with contextlib.suppress(XenFailure):
+            call("VM.destroy", ref)
+    for ref, rec in call("VDI.get_all_records").items():
+        if rec["managed"]:
+            with contextlib.suppress(XenFailure):
+                call("VDI.destroy", ref)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from tests.support.rig import MIB, Rig
-from tests.support.simulator import Client, XenFailure
+from tests.support.simulator import remove_everything
 
 LOGIN = "session.login_with_password"
 
@@ -88,20 +88,3 @@ class Office(Rig):
         self.simulator.clear_faults()
         with self.simulator.session() as call:
             remove_everything(call)
-
-
-def remove_everything(call: Client) -> None:
-    """Remove every VM but dom0, and every disk."""
-    for ref, rec in call("VM.get_all_records").items():
-        if rec["is_control_domain"]:
-            continue
-        call("VM.set_blocked_operations", ref, {})
-        if rec["power_state"] != "Halted":
-            with suppress(XenFailure):
-                call("VM.hard_shutdown", ref)
-        with suppress(XenFailure):
-            call("VM.destroy", ref)
-    for ref, rec in call("VDI.get_all_records").items():
-        if rec["managed"]:
-            with suppress(XenFailure):
-                call("VDI.destroy", ref)

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.support.rig import MIB, Rig
-from tests.support.simulator import Client, XenFailure
+from tests.support.simulator import Client, remove_everything
 from tests.support.worker import eventually
 from worker.client import Handle
 from worker.errors import NotCancellable
@@ -149,20 +149,3 @@ def mark(call: Client, vdi_ref: str, instance: str, role: str) -> None:
     """Give a disk the marks that vmops gives to what it makes."""
     for key, value in (("vmops.instance", instance), ("vmops.role", role), ("vmops.operation", "another")):
         call("VDI.add_to_other_config", vdi_ref, key, value)
-
-
-def remove_everything(call: Client) -> None:
-    """Remove every VM but dom0, and every disk."""
-    for ref, rec in call("VM.get_all_records").items():
-        if rec["is_control_domain"]:
-            continue
-        call("VM.set_blocked_operations", ref, {})
-        if rec["power_state"] != "Halted":
-            with suppress(XenFailure):
-                call("VM.hard_shutdown", ref)
-        with suppress(XenFailure):
-            call("VM.destroy", ref)
-    for ref, rec in call("VDI.get_all_records").items():
-        if rec["managed"]:
-            with suppress(XenFailure):
-                call("VDI.destroy", ref)
