@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from simulator import disks
+from simulator import disks, guests
 from simulator.api import device_rules, domains, vm_rules
 from simulator.api.network import make_internal_network
 from simulator.api.people import make_roles
@@ -35,9 +35,11 @@ from simulator.model.words import words
 from simulator.pool import Pool
 from simulator.storage import load_ext4
 
-_VM_KEYS = frozenset({"name", "disks", "running", "count", "other_config"})
+_VM_KEYS = frozenset({"name", "disks", "running", "count", "other_config", "xenstore_data", "guest"})
 _DISK_KEYS = frozenset({"size", "content", "chain_depth", "snapshots"})
 _CHUNK = 1 << 20
+#: Without this nova-agent leaves (dom0-and-guest.md 6.1).
+_NOVA_DATA = {"vm-data/provider_data/provider": "rackspace"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ class Builder:
             name = wish.get("name", "vm")
             one = {key: value for key, value in wish.items() if key != "count"}
             return {"vms": [self.add_vm(one | {"name": f"{name}-{index + 1}"}) for index in range(count)]}
+        guests.check(wish.get("guest", {}))
         size = self._pool.settings.vm_disk_size
         vdis = [self._disk(_disk_wish(disk, size), wish.get("name", "vm")) for disk in wish.get("disks", [{}])]
         with self._pool.db as db:
@@ -182,10 +185,17 @@ class Builder:
             for position, vdi in enumerate(vdis):
                 self._vbd(vm, vdi, str(position))
             self._vif(vm)
+            self._guest(vm, wish)
             vm_rules.refresh(db, vm)
         if wish.get("running"):
             self._run(vm)
         return {"uuid": vm["uuid"], "ref": vm.ref, "vdis": [vdi["uuid"] for vdi in vdis]}
+
+    def _guest(self, vm: Row, wish: dict[str, Any]) -> None:
+        """Give a VM what its guest finds in XenStore, and its habits. A cloud that has nova-agent names itself."""
+        habits = self._pool.guests.change(vm, wish.get("guest", {}))
+        default = _NOVA_DATA if habits["guest_agent"] == "nova-agent" else {}
+        self._pool.db.put(vm, xenstore_data=wish.get("xenstore_data", default))
 
     def add_vdis(self, wish: dict[str, Any]) -> dict[str, Any]:
         """Make `count` small disks that one halted VM owns."""

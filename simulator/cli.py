@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from simulator.agent.habits import KINDS
 from simulator.build import Builder
 from simulator.control import Control
 from simulator.pool import Pool
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N/s",
         help="writes of each running guest (5/s; 0: none)",
     )
+    add("--guest-agent", choices=KINDS, metavar="KIND", help=f"what answers in every guest: {', '.join(KINDS)}")
     add("--quiet-period", type=parse_duration, default=300.0, metavar="TIME", help="the collector's pause (300s)")
     add(
         "--flush-period",
@@ -134,6 +136,7 @@ def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings
         seed=options.seed,
         tls=options.tls,
         guest_writes_per_s=options.guest_writes,
+        guest_agent=options.guest_agent,
         boot_s=options.boot_time,
         shutdown_s=options.shutdown_time,
         quiet_period_s=options.quiet_period,

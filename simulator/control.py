@@ -3,7 +3,8 @@
 GET    stats                   {"calls": {name: count}, "total", "sessions"}
 POST   stats/reset
 GET    faults | POST faults | DELETE faults | DELETE faults/<id>    (simulator.faults)
-GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.guests.Habits; {"console": text} prints)
+GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.guests.Habits; {"console": text} prints;
+                               "inside" of the answer is simulator.agent.inside)
 GET    hosts | POST hosts/<uuid>                                    (simulator.control_hosts)
 POST   xapi                    {"action": "restart" | "kill" | "flush"[, "downtime_s", "booting_s": seconds]}
 GET    storage | POST storage  {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
@@ -136,7 +137,7 @@ class Control:
         return row
 
     def _guest(self, rest: str, _wish: dict[str, Any]) -> Any:
-        return self._pool.guests.change(self._vm(rest), {})
+        return self._pool.guests.describe(self._vm(rest))
 
     def _change_guest(self, rest: str, wish: dict[str, Any]) -> Any:
         vm = self._vm(rest)

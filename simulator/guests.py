@@ -14,6 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from simulator import guest_report
+from simulator.agent import habits as agent_habits
+from simulator.agent.habits import AgentHabits
 from simulator.api import vm_rules
 from simulator.core.database import Row
 from simulator.model.types import NULL
@@ -34,11 +36,11 @@ _DEVICE_FIELDS = ("currently_attached", "device")
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
-    """How one guest behaves."""
+class Habits(AgentHabits):
+    """How one guest behaves; `guest_agent` and what begins with `agent_` is about the agent that answers requests."""
 
     agent: bool = True
-    """Whether it reports to XAPI at all."""
+    """Whether its tools report to XAPI at all."""
     pv_drivers: bool = True
     """Whether the report names PV drivers."""
     ignores_clean_shutdown: bool = False
@@ -64,29 +66,39 @@ class Guests:
     def habits(self, vm: Row) -> Habits:
         """Return how a guest behaves."""
         settings = self._pool.settings
-        base = Habits(boot_s=settings.boot_s, shutdown_s=settings.shutdown_s, writes_per_s=settings.guest_writes_per_s)
+        base = Habits(
+            guest_agent=settings.guest_agent,
+            boot_s=settings.boot_s,
+            shutdown_s=settings.shutdown_s,
+            writes_per_s=settings.guest_writes_per_s,
+        )
         return replace(base, **self._pool.db.notes.get(f"guest/{vm['uuid']}", {}))
 
     def change(self, vm: Row, wish: dict[str, Any]) -> dict[str, Any]:
         """Change habits; they act at once where they can. Raises ValueError with a sentence."""
-        known = {one.name for one in fields(Habits)}
-        if set(wish) - known:
-            raise ValueError(f"unknown keys {', '.join(sorted(set(wish) - known))}; known: {', '.join(sorted(known))}")
+        check(wish)
         with self._pool.db as db:
             db.note(f"guest/{vm['uuid']}", db.notes.get(f"guest/{vm['uuid']}", {}) | wish)
             habits = self.habits(vm)
+            self._pool.agents.changed(vm, wish)
             if vm["power_state"] == "Running" and wish.keys() & {"agent", "pv_drivers", "static_ip"}:
                 self._report(vm, habits)
         if "writes_per_s" in wish and vm["power_state"] == "Running":
             self._stop_writer(vm)
             self._start_writer(vm)
-        return asdict(habits)
+        return self.describe(vm)
+
+    def describe(self, vm: Row) -> dict[str, Any]:
+        """Return how a guest behaves, and what its agent is and has done (`inside`)."""
+        with self._pool.db:
+            return asdict(self.habits(vm)) | {"inside": self._pool.agents.describe(vm)}
 
     # -- domains
 
     def booted(self, vm: Row) -> None:
         """Begin the life of a new domain: empty metrics now, a report after the boot. The database is locked."""
         db = self._pool.db
+        self._pool.agents.booting(vm)
         old = db.find("VM_guest_metrics", vm["guest_metrics"])
         if old is not None:
             db.delete(old)
@@ -107,8 +119,9 @@ class Guests:
         self._pool.scheduler.later(self.habits(vm).boot_s, partial(self._boot_done, vm.ref, vm["domid"]))
 
     def report_now(self, vm: Row) -> None:
-        """Let the guest report without waiting for its boot."""
+        """Let the guest have booted without waiting for it."""
         self._report(vm, self.habits(vm))
+        self._pool.agents.booted(vm)
 
     def addressed(self, vm: Row) -> None:
         """Let a guest report what addresses its interfaces have now, if it reports at all; the database is locked."""
@@ -118,6 +131,7 @@ class Guests:
 
     def resumed(self, vm: Row) -> None:
         """Let a guest run on (unpause, resume)."""
+        self._pool.agents.resumed(vm)
         self._start_writer(vm)
 
     def moved(self, vm: Row) -> None:
@@ -140,6 +154,7 @@ class Guests:
             vm_rules.refresh(db, vm)
             is_running = vm["power_state"] == "Running"
             self._pool.dom0s.print_login(vm)
+            self._pool.agents.booted(vm)
         if is_running:
             self._start_writer(vm)
 
@@ -195,7 +210,18 @@ class Guests:
             known |= {f"{device}/ip": address, f"{device}/ipv4/0": address}
             if vif["ipv6_configuration_mode"] == "Static":
                 known[f"{device}/ipv6/0"] = vif["ipv6_addresses"][0].partition("/")[0]
+            known |= self._configured(vm, vif)
         return known
+
+    def _configured(self, vm: Row, vif: Row) -> dict[str, str]:
+        """Return the addresses that the guest's agent gave an interface."""
+        device, mac = vif["device"], vif["MAC"].replace(":", "").upper()
+        document = self._pool.agents.inside(vm).networks.get(mac, {})
+        known: dict[str, str] = {}
+        for key, kind in (("ips", "ipv4"), ("ip6s", "ipv6")):
+            addresses = [one["ip"] for one in document.get(key) or [] if isinstance(one, dict) and "ip" in one]
+            known |= {f"{device}/{kind}/{number}": str(one) for number, one in enumerate(addresses)}
+        return known | ({f"{device}/ip": known[f"{device}/ipv4/0"]} if f"{device}/ipv4/0" in known else {})
 
     def adopt_running(self) -> None:
         """Take over the VMs that the state says are running: the hypervisor outlived us."""
@@ -206,6 +232,7 @@ class Guests:
                 if metrics is None or not metrics["os_version"]:
                     self._ensure_metrics(vm)
                     self._report(vm, self.habits(vm))
+                self._pool.agents.booted(vm)
         for vm in running:
             self._start_writer(vm)
 
@@ -339,6 +366,14 @@ class Guests:
             self._writers.clear()
         for writer in writers:
             writer.stop()
+
+
+def check(wish: dict[str, Any]) -> None:
+    """Raise ValueError, with a sentence, unless a wish for habits can be fulfilled."""
+    known = {one.name for one in fields(Habits)}
+    if set(wish) - known:
+        raise ValueError(f"unknown keys {', '.join(sorted(set(wish) - known))}; known: {', '.join(sorted(known))}")
+    agent_habits.check(wish)
 
 
 def _features(habits: Habits) -> dict[str, str]:

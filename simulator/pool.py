@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from simulator import messages
+from simulator.agent.agents import Agents
 from simulator.api import device_rules, vm_rules
 from simulator.api.event import Registrations
 from simulator.collector import Collector
@@ -70,6 +71,7 @@ class Pool:
         self.dom0s = Dom0s(self)
         self.guests = Guests(self)
         self.mirror = GuestMirror(self)
+        self.agents = Agents(self)
         self.metrics = Metrics(self)
         self.consoles = Consoles(self)
         self.transfers = Transfers(self)

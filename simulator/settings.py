@@ -27,6 +27,8 @@ class SimulatorSettings:
     seed: int = 0
     tls: bool = False
     guest_writes_per_s: float = 5.0
+    guest_agent: str | None = None
+    """The agent in every guest (simulator.agent.habits)."""
     boot_s: float = 0.5
     shutdown_s: float = 0.2
     quiet_period_s: float = 300.0

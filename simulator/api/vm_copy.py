@@ -134,6 +134,7 @@ def remove(ctx: Context, vm: Row) -> None:
         if blob is not None:
             drop_blob(ctx.pool, blob)
     db.note(f"guest/{vm['uuid']}", None)
+    ctx.pool.agents.forget(vm)
     db.delete(vm)
 
 
