@@ -28,6 +28,7 @@ MODULES = (
     "tasks.reboot",
     "tasks.destroy",
     "tasks.information",
+    "tasks.network",
     "tasks.pollers",
 )
 

@@ -4,7 +4,7 @@
     |- RequestError               the caller must change something; nothing was touched
     |  |- InstanceNotFound, InstanceAmbiguous, DiskNotFound, UnknownPool, UnknownOperation
     |  |- OperationNotFound, OperationConflict, NotCancellable, SecretInClear
-    |  |- InstanceExists, StorageRepositoryNotFound, NetworkNotFound, NoValidHost, ImageTooLarge
+    |  |- InstanceExists, StorageRepositoryNotFound, NetworkNotFound, NetworkMismatch, NoValidHost, ImageTooLarge
     |  |- InsufficientFreeMemory, InstanceLocked, WrongPowerState, TooLarge
     |- PermanentError             trying again cannot help
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
@@ -86,6 +86,10 @@ class StorageRepositoryNotFound(RequestError):
 
 class NetworkNotFound(RequestError):
     """The pool has no such network, or several."""
+
+
+class NetworkMismatch(RequestError):
+    """The network is there, and not as the request says."""
 
 
 class NoValidHost(RequestError):

@@ -74,6 +74,20 @@ class Members:
         """Remove a VM and those of its disks whose marks say that they are the instance's."""
         return self.submit("destroy", {"instance": instance, **fields}, operation_id=operation_id)
 
+    # -- network
+
+    def create_vifs(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Give a VM interfaces (`networks`), without plugging them into its running guest."""
+        return self.submit("create_vifs", {"instance": instance, **fields}, operation_id=operation_id)
+
+    def plug_vifs(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Give a VM interfaces (`networks`), and plug them into its running guest."""
+        return self.submit("plug_vifs", {"instance": instance, **fields}, operation_id=operation_id)
+
+    def unplug_vifs(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Take interfaces (`macs`) from a VM, also while it runs."""
+        return self.submit("unplug_vifs", {"instance": instance, **fields}, operation_id=operation_id)
+
     # -- information: these return the answer
 
     def list_instances(self: _Client, **fields: Any) -> list[str]:

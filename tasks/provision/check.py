@@ -11,13 +11,13 @@ from typing import Any
 
 from tasks.parts.instances import INSTANCE, OPERATION
 from tasks.provision.guestdata import flag_of, guest_data, mac_of
-from tasks.provision.request import BuildRequest, Network
+from tasks.provision.networks import find_network
+from tasks.provision.request import BuildRequest
 from worker.errors import (
     ImageFormatRefused,
     ImageTooLarge,
     InstanceExists,
     InsufficientFreeMemory,
-    NetworkNotFound,
     NoValidHost,
     RequestError,
     StorageRepositoryNotFound,
@@ -54,9 +54,9 @@ def check_request(op: Op, pool: Session, images: ImageStore) -> None:
     flag = flag_of(dict(image.properties))
     data = guest_data(request, os_type, flag, macs)
     _check_name(op, pool, request)
-    facts = Facts(event.records(pool, ["pool", "host", "host_metrics", "SR", "PBD", "network"]), pool.pool_name)
+    facts = Facts(event.records(pool, ["pool", "host", "host_metrics", "SR", "PBD", "network", "PIF"]), pool.pool_name)
     sr_ref = facts.storage(str(request.sr) if request.sr else None)
-    networks = [facts.network(one) for one in request.networks]
+    networks = [find_network(facts.records, one, pool.pool_name) for one in request.networks]
     hosts = facts.hosts(sr_ref, str(request.host) if request.host else None, request.flavor.vcpus)
     _check_memory(pool, request, hosts)
     wanted = hosts[0] if request.host and hosts[0].rec["uuid"] == str(request.host) else None
@@ -180,15 +180,6 @@ class Facts:
                 f"Storage repository {rec['name_label']!r} is of type {rec['type']} and holds no disks of VMs: name "
                 "another one with sr."
             )
-        return found[0]
-
-    def network(self, wish: Network) -> str:
-        """Return the ref of a network named by uuid, bridge or name. Raises NetworkNotFound."""
-        found = [ref for ref, rec in self._of("network") if wish.network in (rec["uuid"], rec["bridge"])]
-        found = found or [ref for ref, rec in self._of("network") if rec["name_label"] == wish.network]
-        if len(found) != 1:
-            count = "no network" if not found else f"{len(found)} networks"
-            raise NetworkNotFound(f"Pool {self._pool!r} has {count} called {wish.network!r}: take its uuid or bridge.")
         return found[0]
 
     def hosts(self, sr_ref: str, wanted_uuid: str | None, vcpus: int) -> list[Host]:

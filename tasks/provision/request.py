@@ -51,10 +51,20 @@ class Flavor(_Part):
     vcpu_cap: int | None = Field(default=None, ge=0, le=6400, description="Most of a processor, percent; 0: no limit.")
 
 
+class Vlan(_Part):
+    """The VLAN that a network is on."""
+
+    device: str = Field(pattern=r"^[a-z][a-z0-9_.-]{0,14}$", description="The hosts' device below it, such as eth0.")
+    tag: int = Field(ge=1, le=4094, description="The VLAN's number.")
+
+
 class Network(_Part):
     """One interface of the VM, in the order of the devices."""
 
     network: str = Field(min_length=1, max_length=255, description="The network's uuid, bridge or name_label.")
+    vlan: Vlan | None = Field(
+        default=None, description="The VLAN that it must be on; a network that is not there is made, on every host."
+    )
     mac: MacAddress | None = Field(default=None, description="Default: made from the instance's uuid.")
     rate_limit_kbps: int | None = Field(default=None, ge=1, description="Kilobytes a second.")
     port_id: UUID | None = Field(default=None, description="The port that the interface belongs to.")

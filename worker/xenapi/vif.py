@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from worker.errors import XenAPIFailure
 from worker.xenapi import query
 from worker.xenapi.session import Session
 
@@ -35,3 +36,26 @@ def create(session: Session, vm_ref: str, network_ref: str, device: str, mac: st
         **fields,
     }
     return str(session.call("VIF.create", record))
+
+
+def plug(session: Session, vif_ref: str) -> None:
+    """Attach an interface to its running VM; one that is attached is no error. Raises VM_MISSING_PV_DRIVERS."""
+    _unless("DEVICE_ALREADY_ATTACHED", session, "VIF.plug", vif_ref)
+
+
+def unplug(session: Session, vif_ref: str) -> None:
+    """Detach an interface from its running VM; one that is detached is no error. Raises VM_MISSING_PV_DRIVERS."""
+    _unless("DEVICE_ALREADY_DETACHED", session, "VIF.unplug", vif_ref)
+
+
+def destroy(session: Session, vif_ref: str) -> None:
+    """Remove a detached interface. Raises HANDLE_INVALID when it is gone."""
+    session.call("VIF.destroy", vif_ref)
+
+
+def _unless(code: str, session: Session, method: str, vif_ref: str) -> None:
+    try:
+        session.call(method, vif_ref)
+    except XenAPIFailure as error:
+        if error.code != code:
+            raise
