@@ -27,6 +27,7 @@ MODULES = (
     "tasks.power",
     "tasks.reboot",
     "tasks.destroy",
+    "tasks.rescue",
     "tasks.information",
     "tasks.network",
     "tasks.pollers",

@@ -6,6 +6,7 @@
     |  |- OperationNotFound, OperationConflict, NotCancellable, SecretInClear
     |  |- InstanceExists, StorageRepositoryNotFound, NetworkNotFound, NetworkMismatch, NoValidHost, ImageTooLarge
     |  |- InsufficientFreeMemory, InstanceLocked, WrongPowerState, TooLarge
+    |  |- InstanceInRescue, InstanceNotInRescue
     |- PermanentError             trying again cannot help
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
@@ -114,6 +115,14 @@ class WrongPowerState(RequestError):
 
 class TooLarge(RequestError):
     """A value is longer than what has to carry it into dom0 or the guest."""
+
+
+class InstanceInRescue(RequestError):
+    """The instance has a rescue VM already."""
+
+
+class InstanceNotInRescue(RequestError):
+    """The instance is not in rescue: it has neither a rescue VM nor the lock of one."""
 
 
 class PermanentError(VmopsError):

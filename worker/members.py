@@ -74,6 +74,16 @@ class Members:
         """Remove a VM and those of its disks whose marks say that they are the instance's."""
         return self.submit("destroy", {"instance": instance, **fields}, operation_id=operation_id)
 
+    # -- rescue
+
+    def rescue(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Halt an instance's VM and start a rescue VM that has its disks; fields as for `spawn`."""
+        return self.submit("rescue", fields, operation_id=operation_id)
+
+    def unrescue(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Remove an instance's rescue VM and bring the instance back as it was."""
+        return self.submit("unrescue", {"instance": instance, **fields}, operation_id=operation_id)
+
     # -- network
 
     def create_vifs(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:

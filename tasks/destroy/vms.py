@@ -6,17 +6,14 @@ from functools import partial
 from typing import Any
 
 from tasks.destroy.request import DestroyRequest
-from tasks.parts import power
-from tasks.parts.instances import VOLUME, hold_of, instance_uuid
-from worker.errors import RequestError, XenAPIFailure
+from tasks.parts import disks, power
+from tasks.parts.instances import hold_of, instance_uuid
+from worker.errors import RequestError
 from worker.operations.definition import step
 from worker.operations.op import Op
-from worker.retry import Kind, kind_of
 from worker.xenapi import vbd, vm, vm_power
 from worker.xenapi.session import Session
 from worker.xenapi.vm import Found
-
-_NULL = "OpaqueRef:NULL"
 
 
 @step
@@ -43,7 +40,7 @@ def find_vms(op: Op, pool: Session) -> None:
     op.remember(
         instance=next((uuid.lower() for uuid in uuids if uuid), None),
         vms=[_facts(one) for one in found],
-        disks=_disks(vbd.of_vms(pool, [one.ref for one in found])),
+        disks=disks.attached(vbd.of_vms(pool, [one.ref for one in found]).values()),
     )
     files = sorted({one.rec[name] for one in named for name in ("PV_kernel", "PV_ramdisk")} - {""})
     if files:
@@ -69,18 +66,6 @@ def _facts(found: Found) -> dict[str, Any]:
     return {"ref": found.ref, **{name: found.rec[name] for name in names}}
 
 
-def _disks(vbd_recs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what is attached: each disk once, as a volume when one of its VBDs says so."""
-    disks: dict[str, dict[str, Any]] = {}
-    for rec in vbd_recs.values():
-        if rec["empty"] or rec["VDI"] == _NULL:
-            continue
-        disk = disks.setdefault(rec["VDI"], {"vdi_ref": rec["VDI"], "is_volume": False, "is_cd": True})
-        disk["is_volume"] |= str(rec["other_config"].get(VOLUME, "")).lower() == "true"
-        disk["is_cd"] &= rec["type"] == "CD"
-    return list(disks.values())
-
-
 @step
 def shut_down(op: Op, pool: Session) -> None:
     """Halt the VMs, after asking their guests if the request says so."""
@@ -102,19 +87,5 @@ def shut_down(op: Op, pool: Session) -> None:
 def remove_vms(op: Op, pool: Session) -> None:
     """Remove the records, the rescue VM's first. VBDs and VIFs go with them; one that is gone is no error."""
     for rec in op.data["vms"]:
-        try:
-            _remove(pool, rec)
-        except XenAPIFailure as error:
-            if kind_of(error) is not Kind.GONE:
-                raise
+        power.remove(pool, rec)
     op.set_result(vms=[rec["uuid"] for rec in op.data["vms"]])
-
-
-def _remove(pool: Session, rec: dict[str, Any]) -> None:
-    try:
-        vm_power.destroy(pool, rec["ref"])
-    except XenAPIFailure as error:
-        if not vm_power.actual_state(error):
-            raise
-        power.halt(pool, rec)  # somebody has started it meanwhile
-        vm_power.destroy(pool, rec["ref"])

@@ -22,6 +22,7 @@ from worker.operations.wait import Until, Wait
 from worker.retry import Kind, kind_of
 from worker.xenapi import vm, vm_power, xapi_task
 from worker.xenapi.session import Session
+from worker.xenapi.vm import Found
 from worker.xenapi.xapi_task import Outcome
 
 NULL = "OpaqueRef:NULL"
@@ -61,8 +62,7 @@ Rec = dict[str, Any]
 @step
 def find_vm(op: Op, pool: Session) -> None:
     """Find the VM and have it to oneself. Changes nothing."""
-    found = take(op, pool)
-    op.remember(vm=_part(found.ref, found.rec))
+    op.remember(vm=part_of(take(op, pool)))
 
 
 @step
@@ -76,7 +76,7 @@ def acting_vm(op: Op, pool: Session) -> Rec:
     found = take(op, pool)
     if found.rec["power_state"] == "Halted" and "start" in found.rec["blocked_operations"]:
         found = vm.rescue_vm_of(pool, found.rec) or found
-    return _part(found.ref, found.rec)
+    return part_of(found)
 
 
 def seen(op: Op, pool: Session) -> Rec:
@@ -87,7 +87,11 @@ def seen(op: Op, pool: Session) -> Rec:
 
 def look(op: Op, pool: Session) -> Rec:
     """Return the VM as it is now. Raises InstanceNotFound. One call."""
-    known: Rec = op.data["vm"]
+    return reread(pool, op.data["vm"])
+
+
+def reread(pool: Session, known: Rec) -> Rec:
+    """Return a VM as it is now. Raises InstanceNotFound. One call."""
     try:
         return _part(known["ref"], vm_power.get(pool, known["ref"]))
     except XenAPIFailure as error:
@@ -99,6 +103,11 @@ def look(op: Op, pool: Session) -> Rec:
 def title(rec: Rec) -> str:
     """Return how messages call the VM."""
     return f"VM {rec['name_label']!r}"
+
+
+def part_of(found: Found) -> Rec:
+    """Return what steps need to know of a VM."""
+    return _part(found.ref, found.rec)
 
 
 def _part(vm_ref: str, vm_rec: dict[str, Any]) -> Rec:
@@ -191,6 +200,28 @@ def halt(pool: Session, rec: Rec) -> None:
     except XenAPIFailure as error:
         if vm_power.actual_state(error) != "halted" and kind_of(error) is not Kind.GONE:
             raise explained(rec, error, "powered off") from error
+
+
+def remove(pool: Session, rec: Rec) -> None:
+    """Remove a halted VM's record with its VBDs and VIFs; its disks stay. One that is gone is no error.
+
+    One that somebody has started meanwhile is halted again.
+    """
+    try:
+        _remove(pool, rec)
+    except XenAPIFailure as error:
+        if kind_of(error) is not Kind.GONE:
+            raise
+
+
+def _remove(pool: Session, rec: Rec) -> None:
+    try:
+        vm_power.destroy(pool, rec["ref"])
+    except XenAPIFailure as error:
+        if not vm_power.actual_state(error):
+            raise
+        halt(pool, rec)
+        vm_power.destroy(pool, rec["ref"])
 
 
 def ask(op: Op, pool: Session, name: str, begin: Callable[[], str], *, patience_s: float) -> Outcome | None:

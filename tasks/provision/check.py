@@ -6,6 +6,7 @@ after a long download).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,12 @@ Records = dict[tuple[str, str], dict[str, Any]]
 
 @step
 def check_request(op: Op, pool: Session, images: ImageStore) -> None:
-    """Refuse what cannot work, choose storage, networks and hosts. Changes nothing."""
+    """Refuse what cannot work, choose storage, networks and hosts. Changes nothing.
+
+    An operation that makes a VM `beside` another one, which it halts first, remembers what that means here: `sr_ref`
+    (the default storage), `sr_refs` (others that the host must see), `memory` (what gets free: host -> bytes), and
+    `disks` for `attach_disks`.
+    """
     request = op.request(BuildRequest)
     _check_wishes(request)
     instance = str(request.instance.uuid)
@@ -55,10 +61,12 @@ def check_request(op: Op, pool: Session, images: ImageStore) -> None:
     data = guest_data(request, os_type, flag, macs)
     _check_name(op, pool, request)
     facts = Facts(event.records(pool, ["pool", "host", "host_metrics", "SR", "PBD", "network", "PIF"]), pool.pool_name)
-    sr_ref = facts.storage(str(request.sr) if request.sr else None)
+    beside = op.data.get("beside", {})
+    sr_ref = facts.storage(str(request.sr) if request.sr else None, beside.get("sr_ref"))
     networks = [find_network(facts.records, one, pool.pool_name) for one in request.networks]
-    hosts = facts.hosts(sr_ref, str(request.host) if request.host else None, request.flavor.vcpus)
-    _check_memory(pool, request, hosts)
+    sr_refs = dict.fromkeys([sr_ref, *beside.get("sr_refs", [])])
+    hosts = facts.hosts(list(sr_refs), str(request.host) if request.host else None, request.flavor.vcpus)
+    _check_memory(pool, request, hosts, beside.get("memory", {}))
     wanted = hosts[0] if request.host and hosts[0].rec["uuid"] == str(request.host) else None
     op.remember(
         plan={
@@ -161,14 +169,15 @@ class Facts:
         (_, pool_rec), *_ = self._of("pool")
         return str(pool_rec["master"])
 
-    def storage(self, sr_uuid: str | None) -> str:
-        """Return the ref of a storage repository, by default the pool's default one.
+    def storage(self, sr_uuid: str | None, default_ref: str | None = None) -> str:
+        """Return the ref of a storage repository, by default `default_ref`, or else the pool's default one.
 
         Raises StorageRepositoryNotFound, and StorageUnsupported for one that holds no disks.
         """
         if sr_uuid is None:
             (_, pool_rec), *_ = self._of("pool")
-            found = [str(pool_rec["default_SR"])] if ("sr", pool_rec["default_SR"]) in self.records else []
+            wanted_ref = str(default_ref or pool_rec["default_SR"])
+            found = [wanted_ref] if ("sr", wanted_ref) in self.records else []
         else:
             found = [ref for ref, rec in self._of("sr") if rec["uuid"] == sr_uuid]
         if not found:
@@ -182,17 +191,19 @@ class Facts:
             )
         return found[0]
 
-    def hosts(self, sr_ref: str, wanted_uuid: str | None, vcpus: int) -> list[Host]:
+    def hosts(self, sr_refs: Sequence[str], wanted_uuid: str | None, vcpus: int) -> list[Host]:
         """Return the hosts that could run the VM, the wanted one first. Raises NoValidHost when there is none."""
-        seeing = {rec["host"] for _, rec in self._of("pbd") if rec["SR"] == sr_ref and rec["currently_attached"]}
+        plugged = {(rec["SR"], rec["host"]) for _, rec in self._of("pbd") if rec["currently_attached"]}
         known = [Host(ref, rec) for ref, rec in self._of("host")]
         if wanted_uuid and all(one.rec["uuid"] != wanted_uuid for one in known):
             raise NoValidHost(f"Pool {self._pool!r} has no host {wanted_uuid}: check host, or leave it out.")
-        usable = [one for one in known if one.ref in seeing and one.rec["enabled"] and self._lives(one)]
+        seeing = [one for one in known if all((sr_ref, one.ref) in plugged for sr_ref in sr_refs)]
+        usable = [one for one in seeing if one.rec["enabled"] and self._lives(one)]
         large = [one for one in usable if int(one.rec["cpu_info"].get("cpu_count", vcpus)) >= vcpus]
         if not large:
             which = f"with {vcpus} processors" if usable else "that is enabled and sees storage repository"
-            where = "" if usable else f" {self.records['sr', sr_ref]['name_label']!r}"
+            names = " and ".join(repr(self.records["sr", sr_ref]["name_label"]) for sr_ref in sr_refs)
+            where = "" if usable else f" {names}"
             raise NoValidHost(f"Pool {self._pool!r} has no living host {which}{where}.")
         return sorted(large, key=lambda one: (one.rec["uuid"] != wanted_uuid, one.rec["name_label"]))
 
@@ -208,12 +219,12 @@ class Host:
     rec: dict[str, Any]
 
 
-def _check_memory(pool: Session, request: BuildRequest, hosts: list[Host]) -> None:
+def _check_memory(pool: Session, request: BuildRequest, hosts: list[Host], freed: Mapping[str, int]) -> None:
     """Raise InsufficientFreeMemory unless a host has room now; asks no more hosts than needed."""
     needed = request.flavor.memory_mb * MIB
     best = 0
     for one in hosts:
-        best = max(best, host.free_memory(pool, one.ref))
+        best = max(best, host.free_memory(pool, one.ref) + freed.get(one.ref, 0))
         if best >= needed:
             return
     names = ", ".join(one.rec["name_label"] for one in hosts[:5])

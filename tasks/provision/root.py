@@ -32,7 +32,7 @@ from worker.xenapi import vdi
 from worker.xenapi.session import Session
 
 ROOT, CDROM = "root", "cdrom"
-_ROOT_DEVICE, _CDROM_DEVICE = "0", "1"
+_ROOT_DEVICE = "0"
 
 
 def discard_root_disk(op: Op, pool: Session) -> None:
@@ -86,6 +86,11 @@ def _cdrom_name(op: Op) -> str:
     return f"{op.data['plan']['name']}-cdrom"
 
 
+def _cdrom_device(op: Op) -> str:
+    """Return the CD's position: in a rescue VM 1 is for the disk that is to be repaired. Boot firmware sees 0 to 3."""
+    return "3" if op.data["plan"]["role"] == "rescue" else "1"
+
+
 def _marks(op: Op, role: str) -> dict[str, str]:
     return marks(op, op.data["plan"]["instance"], role)
 
@@ -126,7 +131,7 @@ def _finished(op: Op, pool: Session, disk: tuple[str, Rec], role: str) -> dict[s
         vdi.set_name_description(pool, vdi_ref, role)
     return {
         "role": role,
-        "userdevice": _ROOT_DEVICE if is_root else _CDROM_DEVICE,
+        "userdevice": _ROOT_DEVICE if is_root else _cdrom_device(op),
         "vdi_ref": vdi_ref,
         "vdi_uuid": rec.get("uuid") if rec["name_label"] == name else None,
         "size": size,

@@ -34,7 +34,7 @@ def disks_of(session: Session, vm_ref: str) -> list[Disk]:
         for ref, rec in records.items()
         if rec["VM"] == vm_ref and rec["type"] == "Disk" and not rec["empty"]
     ]
-    return sorted(disks, key=_position)
+    return sorted(disks, key=lambda disk: (position(disk.userdevice), disk.vbd_ref))
 
 
 def of_vms(session: Session, vm_refs: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -46,11 +46,12 @@ def of_vms(session: Session, vm_refs: Sequence[str]) -> dict[str, dict[str, Any]
     return records
 
 
-def _position(disk: Disk) -> tuple[int, str]:
-    if disk.userdevice.isdecimal():
-        return int(disk.userdevice), disk.vbd_ref
-    named = _LINUX_NAME.fullmatch(disk.userdevice)
-    return (ord(named[1]) - ord("a") if named else _NO_POSITION), disk.vbd_ref
+def position(userdevice: str) -> int:
+    """Return the position that a userdevice means, a large number for one that means none."""
+    if userdevice.isdecimal():
+        return int(userdevice)
+    named = _LINUX_NAME.fullmatch(userdevice)
+    return ord(named[1]) - ord("a") if named else _NO_POSITION
 
 
 def of_vm(session: Session, vm_ref: str) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,200 @@
+"""What tests of rescue need beside a `Rig`: an instance with disks of known content, and claims about its rescue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from tests.support.rig import MIB, Rig
+from tests.support.simulator import Client
+from tests.support.spawning import Picture, leaks, records
+from tests.support.worker import eventually
+from worker.client import Handle
+from worker.operations.states import FINAL
+
+LOCKS = {"start", "start_on", "resume", "resume_on"}
+#: An administrator's, on every instance here: it stays whatever happens.
+FOREIGN_LOCK = {"make_into_template": "ask the owner"}
+
+
+@dataclass(frozen=True)
+class Patient:
+    """An instance whose VM has a root disk, a swap disk, an ephemeral disk and a volume."""
+
+    name: str
+    instance: str
+    vm_uuid: str
+    vm_ref: str
+    state: str
+    """Its power state before anything."""
+    contents: dict[str, str]
+    """Uuid of a disk -> its content."""
+
+    @property
+    def disks(self) -> list[str]:
+        """Uuids of the disks: root, swap, ephemeral, volume."""
+        return list(self.contents)
+
+
+def vbd_record(vm_ref: str, vdi_ref: str, position: str, **fields: Any) -> dict[str, Any]:
+    """Return what VBD.create takes."""
+    return {
+        "VM": vm_ref,
+        "VDI": vdi_ref,
+        "userdevice": position,
+        "bootable": False,
+        "mode": "RW",
+        "type": "Disk",
+        "unpluggable": True,
+        "empty": False,
+        "other_config": {},
+        "qos_algorithm_type": "",
+        "qos_algorithm_params": {},
+        **fields,
+    }
+
+
+def new_patient(rig: Rig, *, running: bool = True, nova: bool = False) -> Patient:
+    """Make an instance, with our marks or with Nova's; its guest writes nothing."""
+    instance = str(uuid4())
+    name = f"patient-{instance[:8]}"
+    other_config = {"nova_uuid": instance} if nova else {"vmops.instance": instance, "vmops.operation": "its-spawn"}
+    disk = {"size": 2 * MIB, "content": "random"}
+    made = rig.simulator.add_vm(name=name, disks=[disk] * 4, running=False, other_config=other_config)
+    with rig.simulator.session() as call:
+        for vbd_ref in call("VM.get_VBDs", made["ref"]):
+            call("VBD.destroy", vbd_ref)
+        for vdi_uuid, position, role in zip(made["vdis"], "0248", ("root", "swap", "ephemeral", ""), strict=True):
+            vdi_ref = call("VDI.get_by_uuid", vdi_uuid)
+            if role:
+                call("VDI.set_other_config", vdi_ref, _marks(instance, role, vdi_ref, nova=nova))
+            volume = {} if role else {"osvol": "True"}
+            call("VBD.create", vbd_record(made["ref"], vdi_ref, position, other_config=volume))
+        for key, text in FOREIGN_LOCK.items():
+            call("VM.add_to_blocked_operations", made["ref"], key, text)
+        if running:
+            call("VM.start", made["ref"], False, False)
+    contents = contents_of(rig, made["vdis"])
+    return Patient(name, instance, made["uuid"], made["ref"], "Running" if running else "Halted", contents)
+
+
+def _marks(instance: str, role: str, vdi_ref: str, *, nova: bool) -> dict[str, str]:
+    if nova:
+        return {"nova_instance_uuid": instance, "nova_disk_type": role}
+    ours = {"vmops.instance": instance, "vmops.operation": "its-spawn", "vmops.role": role}
+    return {**ours, "vmops.disk": vdi_ref}
+
+
+def contents_of(rig: Rig, vdi_uuids: list[str]) -> dict[str, str]:
+    """Return what the disks hold."""
+    return {uuid: rig.simulator.disk(uuid)["sha256"] for uuid in vdi_uuids}
+
+
+def request_for(patient: Patient, picture: Picture, **fields: Any) -> dict[str, Any]:
+    """Return a request to rescue the instance."""
+    instance = {"uuid": patient.instance, "name": patient.name}
+    return {"instance": instance, "image_id": picture.id, "flavor": {"memory_mb": 64, "vcpus": 1}, **fields}
+
+
+def rescue(rig: Rig, patient: Patient, picture: Picture, **fields: Any) -> Handle:
+    """Submit a rescue."""
+    return rig.client.rescue(**request_for(patient, picture, **fields))
+
+
+def unrescue(rig: Rig, patient: Patient, **fields: Any) -> Handle:
+    """Submit an unrescue."""
+    return rig.client.unrescue(**{"instance": {"uuid": patient.instance}, **fields})
+
+
+def own_vm(rig: Rig, patient: Patient) -> dict[str, Any]:
+    """Return the record of the instance's own VM."""
+    return records(rig, "VM")[patient.vm_ref]
+
+
+def rescue_vms(rig: Rig, patient: Patient) -> dict[str, dict[str, Any]]:
+    """Return the instance's rescue VMs, ref -> record."""
+    found = records(rig, "VM").items()
+    return {
+        ref: rec for ref, rec in found if rec["name_label"] == f"{patient.name}-rescue" and not rec["is_a_snapshot"]
+    }
+
+
+def attached(rig: Rig, vm_ref: str) -> dict[str, str]:
+    """Return what a VM has attached: position -> uuid of the disk."""
+    vdis = records(rig, "VDI")
+    return {rec["userdevice"]: vdis[rec["VDI"]]["uuid"] for rec in records(rig, "VBD").values() if rec["VM"] == vm_ref}
+
+
+def assert_in_rescue(rig: Rig, patient: Patient, handle: Handle, picture: Picture) -> dict[str, Any]:
+    """As after an undisturbed rescue; return the rescue VM's record."""
+    ((ref, rescuer),) = rescue_vms(rig, patient).items()
+    assert rescuer["power_state"] == "Running"
+    assert rescuer["other_config"]["vmops.role"] == "rescue"
+    assert rescuer["other_config"]["vmops.operation"] == handle.id
+    root, swap, ephemeral, volume = patient.disks
+    devices = attached(rig, ref)
+    made = devices.pop("0")
+    assert devices == {"1": root, "2": swap, "4": ephemeral}
+    assert rig.simulator.disk(made)["sha256"] == picture.digest()
+    rec = own_vm(rig, patient)
+    assert rec["power_state"] == "Halted"
+    assert rec["blocked_operations"].keys() == LOCKS | FOREIGN_LOCK.keys()
+    assert all(handle.id in rec["blocked_operations"][key] for key in LOCKS)
+    epoch, operation_id = rec["other_config"]["vmops.rescued"].split()
+    assert (epoch.isdecimal(), operation_id) == (True, handle.id)
+    assert attached(rig, patient.vm_ref) == {"0": root, "2": swap, "4": ephemeral, "8": volume}
+    assert contents_of(rig, patient.disks) == patient.contents
+    assert_tidy(rig)
+    return rescuer
+
+
+def assert_as_before(rig: Rig, patient: Patient, *, state: str = "") -> None:
+    """The instance is as it was: its power, locks, marks, disks; nothing of a rescue is left."""
+    rec = own_vm(rig, patient)
+    assert rec["power_state"] == (state or patient.state)
+    assert rec["blocked_operations"] == FOREIGN_LOCK
+    assert not {key for key in rec["other_config"] if "rescue" in key}
+    assert rescue_vms(rig, patient) == {}
+    root, swap, ephemeral, volume = patient.disks
+    assert attached(rig, patient.vm_ref) == {"0": root, "2": swap, "4": ephemeral, "8": volume}
+    assert contents_of(rig, patient.disks) == patient.contents
+    assert [rec["uuid"] for rec in disks_of(rig, patient).values() if rec["uuid"] not in patient.contents] == []
+    assert_tidy(rig)
+
+
+def disks_of(rig: Rig, patient: Patient) -> Mapping[str, dict[str, Any]]:
+    """Return the disks whose marks name the instance, ref -> record."""
+    return {
+        ref: rec
+        for ref, rec in records(rig, "VDI").items()
+        if rec["managed"] and patient.instance in {*rec["other_config"].values()}
+    }
+
+
+def assert_tidy(rig: Rig) -> None:
+    """No object that belongs to nobody but whole cached images, no lease, no open entry in the journal."""
+    eventually(lambda: not leaks(rig), 20)
+    journal = rig.client.journal
+    eventually(lambda: not journal.open_holds())
+    assert all(record.state in FINAL for record in journal.find())
+
+
+def rescue_by_nova(call: Client, patient: Patient, image_ref: str) -> str:
+    """Put the instance in rescue as Nova does: a VM found by its name, its disk marked as the instance's root."""
+    vm_ref = call("VM.clone", patient.vm_ref, f"{patient.name}-rescue")
+    for vbd_ref in call("VM.get_VBDs", vm_ref):
+        vdi_ref = call("VBD.get_VDI", vbd_ref)
+        call("VBD.destroy", vbd_ref)
+        call("VDI.destroy", vdi_ref)
+    root_ref = call("VDI.clone", image_ref, {})
+    call("VDI.set_other_config", root_ref, {"nova_instance_uuid": patient.instance, "nova_disk_type": "root"})
+    own = call("VDI.get_by_uuid", patient.disks[0])
+    if call("VM.get_power_state", patient.vm_ref) != "Halted":
+        call("VM.hard_shutdown", patient.vm_ref)
+    call("VM.add_to_blocked_operations", patient.vm_ref, "start", "")
+    call("VBD.create", vbd_record(vm_ref, root_ref, "0", bootable=True))
+    call("VBD.create", vbd_record(vm_ref, own, "1"))
+    call("VM.start", vm_ref, False, False)
+    return str(vm_ref)
