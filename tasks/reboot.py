@@ -3,8 +3,9 @@
     find -> ask_guest -> force -> forget_mark
 
 Whether a reboot has happened shows in the VM's domid, which is noted before anything is asked: a changed one ends the
-operation, however the answer got lost. While the guest is waited for, the VM carries `vmops.rebooting` = "<when, in the
-pool's time> <XAPI task> <operation>" for the poller. It is gone when the operation has ended, well or not.
+operation, however the answer got lost. While the guest is waited for, the VM carries `vmops.rebooting` for the poller:
+since when, by the pool's clock, the XAPI task, the operation, the domain (`tasks.parts.entered`). It is gone when the
+operation has ended, well or not.
 
 Rules: operations.md 5.3, 9.1, 14.
 """
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tasks.parts import power
+from tasks.parts.entered import REBOOTING, Rebooting
 from tasks.parts.power import Rec
 from worker.errors import GuestUnable, UnknownResult, XenAPIFailure
 from worker.operations.definition import operation, step
@@ -27,9 +29,6 @@ from worker.settings import Settings
 from worker.xenapi import host, vm_power, xapi_task
 from worker.xenapi.session import Session
 from worker.xenapi.xapi_task import Outcome
-
-#: On a VM whose guest has been asked to reboot: "<epoch> <task ref> <operation id>".
-REBOOTING = "vmops.rebooting"
 
 _MOVE_CHECK_S = 60.0
 _MOVE_DEADLINE_S = 6 * 3600.0
@@ -55,12 +54,25 @@ class RebootRequest(InstanceRequest):
     on_timeout: Literal["fail", "hard"] = Field(
         default="fail", description="When the guest does not reboot, or cannot be asked: fail, or reboot it HARD."
     )
+    only_if_domid: int | None = Field(
+        default=None,
+        ge=0,
+        description="Reboot only a VM that has this domid; one that was rebooted or halted meanwhile is left alone.",
+    )
 
 
 @step
 def find(op: Op, pool: Session) -> None:
-    """Find the VM (of an instance in rescue: the rescue VM), note its domid, let a migration end."""
+    """Find the VM (of an instance in rescue: the rescue VM), note its domid, let a migration end.
+
+    A VM that is not in the domain that the request names any more is left alone.
+    """
     rec = power.acting_vm(op, pool)
+    wanted = op.request(RebootRequest).only_if_domid
+    if wanted is not None and int(rec["domid"]) != wanted:
+        op.note(f"left alone: it is not in domain {wanted} any more")
+        op.remember(vm=rec, way="left alone")
+        return
     if rec["power_state"] == "Suspended":
         raise power.refuse_state(rec, "rebooted", "resume it first")
     moves = vm_power.moves(rec)
@@ -87,7 +99,7 @@ def ask_guest(op: Op, pool: Session, settings: Settings) -> None:
     """SOFT: ask the guest once, and wait without a worker until it has rebooted, or its time is over."""
     request = op.request(RebootRequest)
     if request.reboot_type == "HARD" or op.data.get("way"):
-        return
+        return  # nothing to ask, or it is clear already what is left to do
     patience_s = request.soft_timeout_s or settings.soft_timeout_s
     if not op.data.get("asked"):
         rec = _ask(op, pool)
@@ -135,9 +147,9 @@ def _mark(op: Op, pool: Session, task_ref: str) -> None:
     if op.data.get("marked") == task_ref:
         return
     rec: Rec = op.data["vm"]
-    now = host.servertime(pool, rec["resident_on"])
+    mark = Rebooting(host.servertime(pool, rec["resident_on"]), task_ref, op.id, str(rec["domid"]))
     op.remember(marked="?")
-    vm_power.add_to_other_config(pool, rec["ref"], REBOOTING, f"{now} {task_ref} {op.id}")
+    vm_power.add_to_other_config(pool, rec["ref"], REBOOTING, str(mark))
     op.remember(marked=task_ref)
 
 
@@ -202,7 +214,7 @@ def _settle(op: Op, rec: Rec, reason: str) -> None:
 def force(op: Op, pool: Session) -> None:
     """Replace the domain, or start a halted VM, when that is what is left to do."""
     way = op.data.get("way", "hard")
-    if way == "done":
+    if way in {"done", "left alone"}:
         return
     is_first_try = way == "hard" and op.record.attempts.get("force", 1) == 1 and "asked" not in op.data
     if op.data.get("forcing"):
@@ -234,7 +246,8 @@ def forget_mark(op: Op, pool: Session) -> None:
     _unmark(op, pool)
     if op.data.get("task_ref"):
         xapi_task.finish(pool, op.data["task_ref"])
-    power.set_outcome(op, "Running")
+    is_left_alone = op.data.get("way") == "left alone"
+    power.set_outcome(op, op.data["vm"]["power_state"] if is_left_alone else "Running")
 
 
 def _unmark(op: Op, pool: Session) -> None:

@@ -35,27 +35,36 @@ MODULES = (
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return what beat sends. A tick that was not taken within its interval is dropped."""
-    schedule: dict[str, dict[str, Any]] = {
-        f"look at {pool}": {
-            "task": "vmops.poll_waiting_operations",
-            "schedule": settings.watch_interval_s,
-            "kwargs": {"pool": pool},
-            "options": {"expires": settings.watch_interval_s, "queue": "vmops.control"},
-        }
-        for pool in settings.pools
+    """Return what beat sends. A tick that was not taken within its interval is dropped; its answer is not kept."""
+    timeouts = {
+        "poll_rebooting_instances": settings.reboot_timeout_s,
+        "poll_rescued_instances": settings.rescue_timeout_s,
+        "poll_unconfirmed_resizes": settings.resize_confirm_window_s,
     }
-    schedule["reconcile"] = {
-        "task": "vmops.poll_stalled_operations",
-        "schedule": settings.reconcile_interval_s,
-        "options": {"expires": settings.reconcile_interval_s, "queue": "vmops.control"},
+    return {
+        "reconcile": _tick("poll_stalled_operations", settings.reconcile_interval_s),
+        "end console sessions": _tick("poll_console_sessions", settings.reconcile_interval_s),
+        **{
+            f"look at {pool}": _tick("poll_waiting_operations", settings.watch_interval_s, pool=pool)
+            for pool in settings.pools
+        },
+        **{
+            f"{name} of {pool}": _tick(name, settings.poll_interval_s, pool=pool)
+            for name, timeout_s in timeouts.items()
+            for pool in settings.pools
+            if timeout_s > 0
+        },
+        **(
+            {"sweep": _tick("poll_sweeps", min(300.0, settings.orphan_interval_s))}
+            if settings.orphan_interval_s
+            else {}
+        ),
     }
-    schedule["end console sessions"] = {
-        "task": "vmops.poll_console_sessions",
-        "schedule": settings.reconcile_interval_s,
-        "options": {"expires": settings.reconcile_interval_s, "queue": "vmops.control"},
-    }
-    return schedule
+
+
+def _tick(name: str, every_s: float, **arguments: str) -> dict[str, Any]:
+    options = {"expires": every_s, "queue": "vmops.control", "ignore_result": True}
+    return {"task": f"vmops.{name}", "schedule": every_s, "kwargs": arguments, "options": options}
 
 
 def configuration(settings: Settings) -> dict[str, Any]:

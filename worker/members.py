@@ -132,3 +132,27 @@ class Members:
         """Tell where a VM's console is, with a short-lived session that opens it: a secret."""
         answer: dict[str, Any] = self.query("get_vnc_console", {"instance": instance, **fields})
         return answer
+
+    # -- pollers: beat runs them; by hand they return what they have found and submitted
+
+    def poll_rebooting_instances(self: _Client, *, timeout: float | None = None, **fields: Any) -> dict[str, Any]:
+        """Reboot HARD the VMs whose SOFT reboot takes longer than `timeout` seconds; default: the setting."""
+        answer: dict[str, Any] = self.query("poll_rebooting_instances", {"timeout": timeout, **fields})
+        return answer
+
+    def poll_rescued_instances(self: _Client, *, timeout: float | None = None, **fields: Any) -> dict[str, Any]:
+        """End the rescues that have lasted longer than `timeout` seconds; default: the setting."""
+        answer: dict[str, Any] = self.query("poll_rescued_instances", {"timeout": timeout, **fields})
+        return answer
+
+    def poll_unconfirmed_resizes(
+        self: _Client, *, resize_confirm_window: float | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """Confirm the resizes that have waited longer than so many seconds; default: the setting."""
+        wish = {"resize_confirm_window": resize_confirm_window, **fields}
+        answer: dict[str, Any] = self.query("poll_unconfirmed_resizes", wish)
+        return answer
+
+    def poll_orphans(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Report what dead operations have left in a pool; with `clean`, destroy it. An operation."""
+        return self.submit("poll_orphans", fields, operation_id=operation_id)

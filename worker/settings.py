@@ -24,6 +24,7 @@ from pydantic_settings import (
 from worker.errors import UnknownPool
 
 Seconds = Annotated[float, Field(gt=0)]
+SecondsOrOff = Annotated[float, Field(ge=0)]
 PoolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -150,6 +151,30 @@ class Settings(BaseSettings):
     work_dir: Path = Field(
         default=Path("/var/tmp/vmops"),  # noqa: S108 - made with mode 0700
         description="Folder of a worker for disks on their way to a smaller flavor; as large as these, sparse.",
+    )
+
+    poll_interval_s: Seconds = Field(
+        default=60, description="Pause between two looks of each poller below at each pool."
+    )
+    reboot_timeout_s: SecondsOrOff = Field(
+        default=0, description="A SOFT reboot that takes longer becomes a HARD one; 0: never."
+    )
+    rescue_timeout_s: SecondsOrOff = Field(default=0, description="A rescue that lasts longer is ended; 0: never.")
+    resize_confirm_window_s: SecondsOrOff = Field(
+        default=0, description="A resize that is neither confirmed nor reverted in this time is confirmed; 0: never."
+    )
+
+    orphan_interval_s: SecondsOrOff = Field(
+        default=6 * 3600, description="Pause between two sweeps of a pool by poll_orphans; 0: none."
+    )
+    orphan_clean: bool = Field(
+        default=False, description="Sweeps destroy what is proven to be left over, rather than only report it."
+    )
+    orphan_grace_s: float = Field(
+        default=86400, ge=0, description="What is left over for less than so long is not destroyed."
+    )
+    image_unused_s: SecondsOrOff = Field(
+        default=30 * 86400, description="Cached images unused for so long are left over; 0: they are kept for ever."
     )
 
     console_session_s: Seconds = Field(

@@ -19,7 +19,7 @@ from worker.xenapi.session import Session
 
 _NULL = "OpaqueRef:NULL"
 #: What an instance's own disks are for. Cached images (`image`) belong to nobody.
-_ROLES = frozenset({"root", "swap", "ephemeral", "configdrive", "cdrom", "rescue"})
+OWN_ROLES = frozenset({"root", "swap", "ephemeral", "configdrive", "cdrom", "rescue"})
 
 Recs = dict[str, dict[str, Any]]
 """Disks: ref -> record."""
@@ -48,7 +48,7 @@ def role_of(vdi_rec: dict[str, Any], instance: str | None) -> str | None:
     if instance is None or vdi_rec["is_a_snapshot"] or vdi_rec["sharable"]:
         return None
     for owner, role in ((INSTANCE, ROLE), (NOVA_DISK_INSTANCE, NOVA_DISK_ROLE)):
-        if marks.get(owner, "").lower() == instance and marks.get(role) in _ROLES:
+        if marks.get(owner, "").lower() == instance and marks.get(role) in OWN_ROLES:
             return marks[role]
     return None
 

@@ -22,6 +22,8 @@ OPERATION = "vmops.operation"
 ROLE = vm.ROLE_KEY
 #: Nova's marks on disks, since its Havana release (operations.md 3.2).
 NOVA_DISK_INSTANCE, NOVA_DISK_ROLE = "nova_instance_uuid", "nova_disk_type"
+#: On a snapshot, and on its disk while the snapshot is taken: the operation that takes it.
+SNAPSHOT_OPERATION = "vmops.snapshot-operation"
 #: On a disk that we made: its own ref. A clone takes its disk's marks along (xapi.md 9.1), and so bears another's.
 DISK = "vmops.disk"
 #: On a VBD: the disk is a volume of somebody else's, never to be destroyed with the VM.

@@ -4,6 +4,8 @@ A cached image is a disk called `vmops image <image id>` whose `name_description
 complete. Whoever misses it fills it; the others wait. A clone copies `other_config`, so a complete image knows its own
 uuid (`vmops.cached-as`): a disk that bears another one's is a stray, a clone which a killed worker did not get to mark.
 Clones of one image are all the same, so whoever needs one next takes the stray.
+
+An image says when it was last cloned, to the day (`vmops.used-at`): `poll_orphans` destroys what nobody needs any more.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from worker.xenapi.session import Session
 
 IMAGE = "image"
 CACHED_IMAGE, CACHED_AS, CACHED_AT = "vmops.image", "vmops.cached-as", "vmops.cached-at"
+#: When it was last cloned; noted anew after a day.
+USED_AT = "vmops.used-at"
+_USE_NOTED_AFTER_S = 86400
 CHECKSUM = "vmops.image-checksum"
 COMPLETE = "complete"
 _CLONE = "VDI.clone"
@@ -46,7 +51,24 @@ def is_complete(rec: Rec) -> bool:
     return bool(other_config.get(CACHED_AS) == rec["uuid"] and rec["name_description"] == COMPLETE)
 
 
-def _is_filling(rec: Rec) -> bool:
+def last_use(rec: Rec) -> int:
+    """Return when a cached image was last needed, by the pool's clock and to the day; 0 when it does not say."""
+    times = [rec["other_config"].get(key, "") for key in (CACHED_AT, USED_AT)]
+    return max((int(one) for one in times if one.isdecimal()), default=0)
+
+
+def clone_place(image_uuid: str) -> str:
+    """Return where an operation is that clones a cached image, or destroys it or its strays (`Op.inside`)."""
+    return f"clone {image_uuid}"
+
+
+def fill_place(sr_uuid: str, image_id: str) -> str:
+    """Return where an operation is that fills a cached image, or destroys what its dead fillers have left."""
+    return f"image {sr_uuid} {image_id}"
+
+
+def is_filling(rec: Rec) -> bool:
+    """Tell whether a disk is a cached image that is not complete."""
     return rec["other_config"].get(ROLE) == IMAGE and not is_stray(rec) and rec["name_description"] == FILLING
 
 
@@ -59,9 +81,9 @@ def find_or_fill(op: Op, pool: Session, images: ImageStore, settings: Settings, 
     image_id = plan["image"]["id"]
     with ExitStack() as stack:
         try:
-            stack.enter_context(op.inside(f"image {plan['sr_uuid']} {image_id}"))
+            stack.enter_context(op.inside(fill_place(plan["sr_uuid"], image_id)))
         except Wait as wait:
-            filling = [vdi_ref for vdi_ref, rec in known.items() if _is_filling(rec)]
+            filling = [vdi_ref for vdi_ref, rec in known.items() if is_filling(rec)]
             raise Wait(
                 f"image {image_id} is being fetched into the storage repository by another operation",
                 until=[Until("vdi", vdi_ref, "name_description", [FILLING]) for vdi_ref in filling],
@@ -78,7 +100,7 @@ def _fill(op: Op, pool: Session, images: ImageStore) -> tuple[str, Rec]:
     for vdi_ref, rec in known.items():
         if is_complete(rec):
             return vdi_ref, rec
-    abandoned = {vdi_ref: rec for vdi_ref, rec in known.items() if _is_filling(rec)}
+    abandoned = {vdi_ref: rec for vdi_ref, rec in known.items() if is_filling(rec)}
     left = discard_abandoned(op, pool, abandoned)  # whoever filled them is dead: we are inside
     mark = {OPERATION: op.id, ROLE: IMAGE, CACHED_IMAGE: image_id}
     vdi_ref, rec = fetch(op, pool, images, label_of(image_id), mark)
@@ -102,18 +124,28 @@ def clone(op: Op, pool: Session, image: tuple[str, Rec], mark: dict[str, str], k
     is_again = was_intended(op, _CLONE)
     await_lost(op, pool, _CLONE)
     op.remember(cloned_from=image_rec["uuid"])
-    with op.inside(_place(image_rec["uuid"]), patience_s=_CLONE_PATIENCE_S), redone_from("make_root_disk"):
+    with op.inside(clone_place(image_rec["uuid"]), patience_s=_CLONE_PATIENCE_S), redone_from("make_root_disk"):
         stray = None
         if is_again or any(map(is_stray, known.values())):
             known = vdi.named(pool, plan["sr_ref"], (label_of(plan["image"]["id"]),))
             stray = next(iter(_strays(known, image_rec["uuid"]).items()), None)
         if stray is None:
+            _note_use(op, pool, image)
             intend(op, _CLONE)
             stray = vdi.clone(pool, image_ref), image_rec
         vdi_ref, rec = stray
         made = {**mark, DISK: vdi_ref}
         vdi.set_other_config(pool, vdi_ref, made)
     return vdi_ref, {**rec, "other_config": made}
+
+
+def _note_use(op: Op, pool: Session, image: tuple[str, Rec]) -> None:
+    """Note on a cached image that it is in use, once a day: two calls then, else none."""
+    image_ref, rec = image
+    if (op.record.started_at or 0) / 1000 - last_use(rec) < _USE_NOTED_AFTER_S:
+        return
+    now = host.servertime(pool, op.data["plan"]["master"])
+    vdi.set_other_config(pool, image_ref, {**rec["other_config"], USED_AT: str(now)})
 
 
 def discard_lost_clone(op: Op, pool: Session) -> None:
@@ -123,14 +155,10 @@ def discard_lost_clone(op: Op, pool: Session) -> None:
         return
     await_lost(op, pool, _CLONE)
     plan = op.data["plan"]
-    with op.inside(_place(image_uuid), patience_s=_CLONE_PATIENCE_S):
+    with op.inside(clone_place(image_uuid), patience_s=_CLONE_PATIENCE_S):
         known = vdi.named(pool, plan["sr_ref"], (label_of(plan["image"]["id"]),))
         for vdi_ref in _strays(known, image_uuid):
             destroy(op, pool, vdi_ref)
-
-
-def _place(image_uuid: str) -> str:
-    return f"clone {image_uuid}"
 
 
 def _strays(known: Records, image_uuid: str) -> dict[str, Rec]:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from tasks.parts.calls import carry_out, destroy, ended, until_ended
+from tasks.parts.instances import SNAPSHOT_OPERATION
 from tasks.snapshot.disks import Disk, by_sr, not_pushed
 from tasks.snapshot.request import SnapshotRequest
 from worker.errors import DiskNotFound, StorageUnsupported, XenAPIFailure
@@ -22,7 +23,6 @@ from worker.settings import Settings
 from worker.xenapi import sr, vdi, xapi_task
 from worker.xenapi.session import Session
 
-MARK = "vmops.snapshot-operation"
 #: Chain length at which the storage manager refuses another snapshot (xapi.md 9.1).
 CHAIN_LIMIT = 30
 
@@ -105,7 +105,7 @@ def _maker(rec: dict[str, Any]) -> str | None:
 
     A snapshot of the whole VM that somebody took while the disk bore our mark has it too, but belongs to a VM.
     """
-    return rec["other_config"].get(MARK) if rec["is_a_snapshot"] and not rec["VBDs"] else None
+    return rec["other_config"].get(SNAPSHOT_OPERATION) if rec["is_a_snapshot"] and not rec["VBDs"] else None
 
 
 def _earlier(op: Op, pool: Session, disk: Disk, records: Records) -> str | None:
@@ -146,8 +146,8 @@ def _take(op: Op, pool: Session, settings: Settings, disk: Disk, records: Record
     _check_chain(op, pool, settings, disk, chain)
     disk["intended"] = True
     op.remember(disks=disks, calls_on_the_way=None)
-    if records[disk["vdi_ref"]]["other_config"].get(MARK) != op.id:
-        vdi.add_to_other_config(pool, disk["vdi_ref"], MARK, op.id)
+    if records[disk["vdi_ref"]]["other_config"].get(SNAPSHOT_OPERATION) != op.id:
+        vdi.add_to_other_config(pool, disk["vdi_ref"], SNAPSHOT_OPERATION, op.id)
     disk["snapshot_task"] = vdi.start_snapshot(pool, disk["vdi_ref"])
     op.remember(disks=disks)
     taken = _earlier(op, pool, disk, records)
@@ -191,7 +191,7 @@ def _check_chain(op: Op, pool: Session, settings: Settings, disk: Disk, chain: v
 def _unmark(pool: Session, disk: Disk) -> None:
     """Take the mark off the VM's disk, if the disk is still there."""
     try:
-        vdi.remove_from_other_config(pool, disk["vdi_ref"], MARK)
+        vdi.remove_from_other_config(pool, disk["vdi_ref"], SNAPSHOT_OPERATION)
     except XenAPIFailure as error:
         if kind_of(error) is not Kind.GONE:
             raise

@@ -32,6 +32,7 @@ FAST: Mapping[str, object] = {
     "retry_delay_max_s": 0.3,
     "progress_interval_s": 0.05,
     "max_attempts": 3,
+    "orphan_interval_s": 0,
 }
 POOL: Mapping[str, object] = {"url": "http://127.0.0.1:1", "password": "unused"}
 

@@ -32,6 +32,7 @@ HASTY = {
     "coalesce_check_s": 2,
     "step_deadline_s": 60,
     "undo_deadline_s": 60,
+    "orphan_interval_s": 0,
 }
 
 

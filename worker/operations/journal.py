@@ -336,6 +336,13 @@ class Journal:
         key = cast("bytes | None", self.redis.get(self._key("public_key")))
         return key.decode() if key else None
 
+    def holders(self, pool: str, whats: Sequence[str]) -> list[list[str]]:
+        """Return for each resource who has it and who queues for it, in order; some may have ended. One round trip."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for what in whats:
+                pipe.lrange(self._key("hold", pool, what), 0, -1)
+            return [[raw.decode() for raw in ids] for ids in pipe.execute()]
+
     def open_holds(self) -> dict[str, list[str]]:
         """Return every resource that is held: `<pool>:<what>` -> ids in order of arrival."""
         start = self._key("hold") + ":"

@@ -38,6 +38,8 @@ class Query:
     summary: str
     is_secret: bool = False
     """Whether the answer must not be shown in logs and events."""
+    is_quiet: bool = False
+    """Whether Flower does not hear of it: beat asks so often that it would hide the operations."""
 
     @property
     def task_name(self) -> str:
@@ -68,6 +70,7 @@ class QueryTask(Task[Any, Any]):
     def __init__(self, query: Query) -> None:
         self.name = query.task_name
         self._query = query
+        self.send_events = not query.is_quiet
         if query.is_secret:
             self.resultrepr_maxsize = 0
         self.__doc__ = query.summary
@@ -93,15 +96,15 @@ _QUERIES: dict[str, Query] = {}
 
 
 def query(
-    name: str, request: type[Request], *, is_secret: bool = False
+    name: str, request: type[Request], *, is_secret: bool = False, is_quiet: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare the decorated function as the query `vmops.<name>`; its first docstring line describes it.
 
-    The answer of a secret one is for the caller alone: logs and events do not show it.
+    The answer of a secret one is for the caller alone: logs and events do not show it. Of a quiet one no events tell.
     """
 
     def declare(body: Callable[..., Any]) -> Callable[..., Any]:
-        made = Query(name, request, body, (inspect.getdoc(body) or name).splitlines()[0], is_secret)
+        made = Query(name, request, body, (inspect.getdoc(body) or name).splitlines()[0], is_secret, is_quiet)
         _QUERIES[name] = made
         connect_on_app_finalize(partial(_add, made))
         for app in _get_active_apps():  # what celery.shared_task does for applications that are complete already

@@ -46,6 +46,7 @@ def test_every_tick_expires_before_the_next_one(running_toys: Toys) -> None:
     for entry in beat_schedule(running_toys.settings).values():
         assert entry["options"]["expires"] <= entry["schedule"]
         assert entry["options"]["queue"] == "vmops.control"
+        assert entry["options"]["ignore_result"]
     assert {entry["task"] for entry in beat_schedule(running_toys.settings).values()} == {
         "vmops.poll_waiting_operations",
         "vmops.poll_stalled_operations",

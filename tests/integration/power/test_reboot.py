@@ -70,10 +70,10 @@ def test_a_reboot_under_way_shows_on_the_vm(ward: Ward) -> None:
     ward.await_wait(handle, "the guest to react")
     text = marked(ward, vm)
     assert text is not None
-    entered, task_ref, operation_id = text.split(" ")
+    entered, task_ref, operation_id, domid = text.split(" ")
     assert abs(int(entered) - pool_time(ward)) < 60
     assert ward.call("task.get_name_label", task_ref) == "Async.VM.clean_reboot"
-    assert operation_id == handle.id
+    assert (operation_id, int(domid)) == (handle.id, before)
     ward.simulator.control("POST", "clock", {"advance": 600})
     ward.succeeded(handle)
     assert_rebooted_once(ward, vm, before)
@@ -277,7 +277,7 @@ def test_a_soft_reboot_whose_answer_was_lost_is_adopted_while_it_lasts(ward: War
     ward.simulator.add_fault(match="Async.VM.clean_reboot", effect="reset", when="after", nth=1)
     handle = ward.do("reboot", vm, soft_timeout_s=3000)
     ward.await_wait(handle, "the guest to react")
-    assert (marked(ward, vm) or "").endswith(handle.id)
+    assert handle.id in (marked(ward, vm) or "")
     ward.simulator.control("POST", "clock", {"advance": 600})
     ward.succeeded(handle)
     assert_rebooted_once(ward, vm, before)

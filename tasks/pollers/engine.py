@@ -1,8 +1,4 @@
-"""pollers: what beat runs. Each tick is safe to miss, to double and to be cut off.
-
-`poll_waiting_operations` is the watcher (one for each pool), `poll_stalled_operations` the reconciler. They send no
-task events: a tick a second would hide the operations in Flower.
-"""
+"""The engine's own ticks: `poll_waiting_operations`, the watcher of a pool, and `poll_stalled_operations`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,88 @@
+"""Since when a VM is in a state that shall not last: kept on the VM itself, for the pollers.
+
+Times are whole seconds since the epoch by the pool's clock (`worker.xenapi.host.servertime`), written once when the
+state is entered; nothing else moves them (operations.md 17, number 21).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+#: `other_config` keys of VMs; their values are the classes below, as text. That of `Rescued`: `tasks.parts.rescued`.
+REBOOTING, MIGRATION = "vmops.rebooting", "vmops.migration"
+
+
+@dataclass(frozen=True, slots=True)
+class Rebooting:
+    """A guest has been asked to reboot."""
+
+    entered: int
+    task_ref: str
+    """The XAPI task that waits for the guest."""
+    operation: str
+    domid: str = ""
+    """The domain that was asked; "" when the mark does not say."""
+
+    def __str__(self) -> str:
+        return " ".join((str(self.entered), self.task_ref, self.operation, self.domid)).rstrip()
+
+    @classmethod
+    def parse(cls, text: str) -> Rebooting:
+        """Read a mark: "<epoch> <task ref> <operation id> <domid>", the last optional. Raises ValueError."""
+        words = text.split()
+        if len(words) not in {3, 4} or (len(words) == 4 and not words[3].isdecimal()):  # noqa: PLR2004 - words
+            raise ValueError("it is not '<epoch> <task ref> <operation id> <domid>'")
+        return cls(_epoch(words[0]), *words[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """An instance is in rescue; on its original VM."""
+
+    entered: int
+    operation: str
+
+    def __str__(self) -> str:
+        return f"{self.entered} {self.operation}"
+
+    @classmethod
+    def parse(cls, text: str) -> Rescued:
+        """Read a mark: "<epoch> <operation id>". Raises ValueError."""
+        words = text.split()
+        if len(words) != 2:  # noqa: PLR2004 - words
+            raise ValueError("it is not '<epoch> <operation id>'")
+        return cls(_epoch(words[0]), words[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """An instance is being resized or moved."""
+
+    FINISHED = "finished"
+
+    state: str
+    """`finished`: it runs in its new size, and waits for being confirmed or reverted."""
+    entered: int
+    operation: str
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Migration:
+        """Read a mark: a JSON object of `state`, `entered` and `operation`. Raises ValueError."""
+        try:
+            values = json.loads(text)
+            state, entered, operation = values["state"], values["entered"], values["operation"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError("it is no JSON object of state, entered and operation") from None
+        if not isinstance(state, str) or not isinstance(operation, str):
+            raise ValueError("its state and operation are no text")  # noqa: TRY004 - what is wrong is the text
+        return cls(state, _epoch(str(entered)), operation)
+
+
+def _epoch(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 11:  # noqa: PLR2004 - year 5138
+        raise ValueError(f"{text[:40]!r} is no time in seconds since the epoch")
+    return int(text)
