@@ -11,7 +11,7 @@
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
-    |  |- AttemptsExhausted, DeadlineExceeded, GuestUnable, ResizeRefused
+    |  |- AttemptsExhausted, DeadlineExceeded, GuestUnable, ResizeRefused, ToolMissing
     |  |- PluginFailed
     |     |- PluginMissing, PluginOutdated, PluginRefused, PluginUnsupported, NotInDom0
     |- TransientError             the same call may succeed a little later
@@ -202,6 +202,10 @@ class DeadlineExceeded(PermanentError):
 
 class GuestUnable(PermanentError):
     """The guest did not do what it was asked to: it lacks PV drivers, refused, or did not react in time."""
+
+
+class ToolMissing(PermanentError):
+    """The worker's machine lacks a program that the operation needs."""
 
 
 class PluginFailed(PermanentError):

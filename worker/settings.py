@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -59,6 +59,12 @@ class PoolSettings(BaseModel):
     fingerprints: list[str] = Field(default=[], description="SHA-256 fingerprints (hex) of the certificates to trust.")
     originator: str = Field(default="vmops", description="Session originator; XAPI keeps 500 sessions for each.")
     max_connections: int = Field(default=8, ge=1, le=100, description="Connections of one worker process to the pool.")
+    max_builds: int = Field(
+        default=32,
+        ge=1,
+        le=150,
+        description="VMs being built at a time; more wait their turn. XAPI forgets ended tasks when it has over 200.",
+    )
     connect_timeout_s: Seconds = Field(default=10, description="Time to connect.")
     call_timeout_s: Seconds = Field(
         default=180, description="Time for one synchronous call; XAPI itself may wait long."
@@ -106,6 +112,10 @@ class Settings(BaseSettings):
 
     image_fetch_deadline_s: Seconds = Field(
         default=3 * 3600, description="Longest wait for an image that another operation fetches into the same storage."
+    )
+
+    default_ephemeral_format: Literal["ext4", "none"] = Field(
+        default="ext4", description="File system of ephemeral disks, made by mke2fs; Windows guests get blank ones."
     )
 
     secret_key_file: Path | None = Field(

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.parts.instances import INSTANCE, OPERATION
+from tasks.provision.drive import check_drive
 from tasks.provision.guestdata import flag_of, guest_data, mac_of
 from tasks.provision.networks import find_network
 from tasks.provision.request import BuildRequest
+from tasks.provision.wishes import disks_of
 from worker.errors import (
     ImageFormatRefused,
     ImageTooLarge,
@@ -29,6 +31,7 @@ from worker.images.image import Image
 from worker.images.store import ImageStore
 from worker.operations.definition import step
 from worker.operations.op import Op
+from worker.settings import Settings
 from worker.xenapi import event, host, vm
 from worker.xenapi.session import Session
 
@@ -41,15 +44,17 @@ Records = dict[tuple[str, str], dict[str, Any]]
 
 
 @step
-def check_request(op: Op, pool: Session, images: ImageStore) -> None:
+def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings) -> None:
     """Refuse what cannot work, choose storage, networks and hosts. Changes nothing.
 
     An operation that makes a VM `beside` another one, which it halts first, remembers what that means here: `sr_ref`
     (the default storage), `sr_refs` (others that the host must see), `memory` (what gets free: host -> bytes), and
     `disks` for `attach_disks`.
+
+    From here on the build is one of the pool's `max_builds`, until it ends.
     """
     request = op.request(BuildRequest)
-    _check_wishes(request)
+    _check_password(request)
     instance = str(request.instance.uuid)
     op.hold(f"instance:{instance}")
     op.hold(f"name:{request.vm_name}")
@@ -59,6 +64,9 @@ def check_request(op: Op, pool: Session, images: ImageStore) -> None:
     macs = [one.mac or mac_of(instance, device) for device, one in enumerate(request.networks)]
     flag = flag_of(dict(image.properties))
     data = guest_data(request, os_type, flag, macs)
+    check_drive(request, os_type, macs)
+    disks = disks_of(request, os_type, settings)
+    op.hold("builds", at_most=pool.settings.max_builds)
     _check_name(op, pool, request)
     facts = Facts(event.records(pool, ["pool", "host", "host_metrics", "SR", "PBD", "network", "PIF"]), pool.pool_name)
     beside = op.data.get("beside", {})
@@ -82,6 +90,7 @@ def check_request(op: Op, pool: Session, images: ImageStore) -> None:
             "sr_uuid": facts.records["sr", sr_ref]["uuid"],
             "affinity": wanted.ref if wanted else NULL,
             "networks": [{"ref": ref, "mac": mac} for ref, mac in zip(networks, macs, strict=True)],
+            "disks": disks,
             "xenstore_data": data,
         }
     )
@@ -99,17 +108,13 @@ def vm_mode_of(request: BuildRequest, image: Image) -> str:
     return "pv" if wish in {"pv", "xen"} else "hvm"
 
 
-def _check_wishes(request: BuildRequest) -> None:
-    """Refuse what this version does not make, instead of leaving it out in silence."""
-    wishes = {
-        "flavor.swap_mb": request.flavor.swap_mb,
-        "flavor.ephemeral_gb": request.flavor.ephemeral_gb,
-        "config_drive": request.config_drive,
-        "admin_password": request.admin_password,
-    }
-    for field, wish in wishes.items():
-        if wish:
-            raise RequestError(f"{field} cannot be served: this version makes no such thing yet. Leave it out.")
+def _check_password(request: BuildRequest) -> None:
+    """Refuse a password that nobody would set, instead of leaving it out in silence."""
+    if request.admin_password and not (request.config_drive and request.config_drive.admin_password):
+        raise RequestError(
+            "admin_password cannot be served: no agent is asked to set it. Let the config drive carry it "
+            "(config_drive.admin_password), or leave it out."
+        )
 
 
 def _check_image(image: Image, request: BuildRequest) -> None:
@@ -128,6 +133,8 @@ def _check_image(image: Image, request: BuildRequest) -> None:
         )
     if image.disk_format == "iso" and not flavor.root_gb:
         raise ImageTooLarge(f"Image {image.id} is an ISO: give the flavor a root_gb for the disk to install to.")
+    if image.disk_format == "iso" and request.role == "rescue" and request.config_drive:
+        raise RequestError("In a rescue VM an ISO takes the config drive's place: leave config_drive out.")
     if image.disk_format != "iso":
         check_size(request, image.virtual_size or 0)
 

@@ -53,10 +53,15 @@ def _fetch(op: Op, pool: Session, images: ImageStore, name: str, mark: Mapping[s
             check_size(op.request(BuildRequest), download.virtual_size)
         intend(op, CREATE)
         vdi_ref = vdi.create(pool, plan["sr_ref"], name, download.virtual_size, mark, FILLING)
-        task_ref = xapi_task.create(pool, _label(op))
-        with transfer.import_vdi(pool, vdi_ref, download.format, download.length, task_ref=task_ref) as target:
+        with import_into(op, pool, vdi_ref, download.format, download.length) as target:
             download.pour(target, _Watch(op))
     return vdi_ref, vdi.get(pool, vdi_ref)
+
+
+def import_into(op: Op, pool: Session, vdi_ref: str, fmt: transfer.Format, length: int) -> transfer.Import:
+    """Begin to fill a disk, by a task that `end_earlier_fetch` finds. Raises as `transfer.import_vdi`."""
+    task_ref = xapi_task.create(pool, _label(op))
+    return transfer.import_vdi(pool, vdi_ref, fmt, length, task_ref=task_ref)
 
 
 def end_earlier_fetch(op: Op, pool: Session) -> None:

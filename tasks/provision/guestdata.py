@@ -28,11 +28,16 @@ def mac_of(instance: str, device: int) -> str:
     return raw.hex(":")
 
 
+def host_name(request: BuildRequest, os_type: str | None) -> str:
+    """Return the name that the guest shall take; Windows' is shorter."""
+    name = request.guest_name
+    return name[:_WINDOWS_NAME_LENGTH] if os_type == "windows" else name
+
+
 def guest_data(request: BuildRequest, os_type: str | None, disk_config: str, macs: Sequence[str]) -> dict[str, str]:
     """Return a new VM's xenstore_data. Raises RequestError when something does not fit into XenStore."""
-    name = request.guest_name
     data = {
-        "vm-data/hostname": name[:_WINDOWS_NAME_LENGTH] if os_type == "windows" else name,
+        "vm-data/hostname": host_name(request, os_type),
         "vm-data/allowvssprovider": "false",
     }
     if disk_config:

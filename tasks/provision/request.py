@@ -15,6 +15,7 @@ MacAddress = Annotated[str, StringConstraints(pattern=r"^([0-9a-fA-F]{2}:){5}[0-
 Hostname = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$")]
 #: Keys that may stand below vm-data/user-metadata in XenStore (operations.md 3.3).
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^[^\r\n]+$", max_length=16 << 10)]
 _NOT_IN_NAMES = re.compile(r'["\\\x00-\x1f]')
 _NOT_IN_HOSTNAMES = re.compile(r"[^A-Za-z0-9.-]+")
 _NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_@-]")
@@ -45,10 +46,16 @@ class Flavor(_Part):
     memory_mb: int = Field(ge=16, le=12 << 20, description="Memory, MiB.")
     vcpus: int = Field(ge=1, le=64, description="Virtual CPUs.")
     root_gb: int = Field(default=0, ge=0, le=2040, description="Least size of the root disk, GiB; 0: the image's.")
-    swap_mb: int = Field(default=0, ge=0, le=1 << 20, description="Swap disk, MiB.")
+    swap_mb: int = Field(default=0, ge=0, le=1 << 20, description="Swap disk, MiB; at least 2, or 0 for none.")
     ephemeral_gb: int = Field(default=0, ge=0, le=16 << 10, description="Ephemeral disks, GiB in all.")
     vcpu_weight: int | None = Field(default=None, ge=1, le=65535, description="Share of the processors; XAPI's is 256.")
     vcpu_cap: int | None = Field(default=None, ge=0, le=6400, description="Most of a processor, percent; 0: no limit.")
+
+    @model_validator(mode="after")
+    def _swap_has_room(self) -> Flavor:
+        if self.swap_mb == 1:
+            raise ValueError("swap_mb: the first MiB is the partition table's, so take 2 at least, or 0 for no swap")
+        return self
 
 
 class Vlan(_Part):
@@ -89,10 +96,18 @@ class Network(_Part):
 class ConfigDrive(_Part):
     """What a config drive carries besides hostname, networks and metadata."""
 
-    form: Literal["configdrive", "nocloud"] = Field(default="configdrive", description="Label config-2 or cidata.")
-    user_data: str | None = Field(default=None, max_length=1 << 20, description="Handed to cloud-init as it is.")
-    ssh_keys: list[str] = Field(default=[], max_length=100, description="Public keys of the first user.")
-    network_data: dict[str, Any] | None = Field(default=None, description="OpenStack's network_data.json.")
+    form: Literal["configdrive", "nocloud"] = Field(
+        default="configdrive", description="OpenStack's, with the label config-2, or cloud-init's NoCloud (cidata)."
+    )
+    user_data: str | None = Field(default=None, max_length=1 << 20, description="Handed to the guest as it is.")
+    ssh_keys: list[PublicKey] = Field(default=[], max_length=100, description="Public keys of the first user.")
+    network_data: dict[str, Any] | None = Field(
+        default=None,
+        description="Handed on as it is, instead of what the networks say: network_data.json, nocloud: network-config.",
+    )
+    admin_password: bool = Field(
+        default=False, description="Write the request's admin_password on the drive, in clear, as guests read it."
+    )
 
 
 class BuildRequest(Request):

@@ -42,7 +42,7 @@ def stop_vm(op: Op, pool: Session) -> None:
 
 @step(undo=stop_vm, weight=5)
 def start_vm(op: Op, pool: Session) -> None:
-    """Start the VM unless it shall stay halted; the result tells uuid, power state, host and root disk."""
+    """Start the VM unless it shall stay halted; the result tells uuid, power state, host and disks."""
     plan = op.data["plan"]
     with redone_from("make_root_disk"):
         if op.request(BuildRequest).start != "no":
@@ -90,16 +90,27 @@ def _start(op: Op, pool: Session, host_ref: str | None) -> bool:
 
 def _report(op: Op, pool: Session) -> None:
     vm_ref = op.data["vm"]["ref"]
-    root = op.data["disks"][0]
-    records = event.records(pool, [f"VM/{vm_ref}", f"VDI/{root['vdi_ref']}", "host"])
-    vm_rec, vdi_rec = records.get(("vm", vm_ref)), records.get(("vdi", root["vdi_ref"]))
-    if vm_rec is None or vdi_rec is None:
+    disks = op.data["disks"]
+    records = event.records(pool, [f"VM/{vm_ref}", *(f"VDI/{disk['vdi_ref']}" for disk in disks), "host"])
+    vm_rec = records.get(("vm", vm_ref))
+    vdi_recs = {ref: rec for (cls, ref), rec in records.items() if cls == "vdi"}
+    if vm_rec is None or len(vdi_recs) < len(disks):
         raise XenAPIFailure(["HANDLE_INVALID", "VM" if vm_rec is None else "VDI", vm_ref])
+    made = [
+        {
+            "role": disk["role"],
+            "userdevice": disk["userdevice"],
+            "vdi_uuid": vdi_recs[disk["vdi_ref"]]["uuid"],
+            "size": int(vdi_recs[disk["vdi_ref"]]["virtual_size"]),
+        }
+        for disk in disks
+    ]
     op.remember(vm={"ref": vm_ref, "uuid": vm_rec["uuid"]})
     op.set_result(
         vm_uuid=vm_rec["uuid"],
         name=vm_rec["name_label"],
         power_state=vm_rec["power_state"],
         host=records.get(("host", vm_rec["resident_on"]), {}).get("uuid"),
-        root_disk={"vdi_uuid": vdi_rec["uuid"], "size": int(vdi_rec["virtual_size"])},
+        root_disk={"vdi_uuid": made[0]["vdi_uuid"], "size": made[0]["size"]},
+        disks=made,
     )

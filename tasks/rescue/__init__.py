@@ -1,7 +1,7 @@
 """rescue and unrescue: a VM beside the instance's own, to repair the disks of that from.
 
-    rescue:   find_vm -> check_request -> shut_down -> lock -> make_root_disk -> create_vm -> attach_disks
-              -> create_vifs -> start_vm -> mark_rescued
+    rescue:   find_vm -> check_request -> shut_down -> lock -> make_root_disk -> make_other_disks
+              -> create_vm -> attach_disks -> create_vifs -> start_vm -> mark_rescued
     unrescue: find_rescue -> halt_rescue_vms -> remove_rescue_vms -> destroy_rescue_disks -> unlock -> restore
 
 The instance's own VM is halted and locked, and its own disks are attached to the rescue VM before that boots. Nothing
@@ -18,6 +18,7 @@ from tasks.provision.check import check_request
 from tasks.provision.devices import attach_disks
 from tasks.provision.machine import create_vm
 from tasks.provision.networks import create_vifs
+from tasks.provision.others import make_other_disks
 from tasks.provision.root import make_root_disk
 from tasks.provision.start import start_vm
 from tasks.rescue.begin import find_vm, lock, mark_rescued, shut_down
@@ -34,6 +35,7 @@ rescue = operation(
     shut_down,
     lock,
     make_root_disk,
+    make_other_disks,
     create_vm,
     attach_disks,
     create_vifs,

@@ -1,6 +1,6 @@
 """spawn: make a VM of an image, with its disks and interfaces, and start it.
 
-    check_request -> make_root_disk -> create_vm -> attach_disks -> create_vifs -> start_vm
+    check_request -> make_root_disk -> make_other_disks -> create_vm -> attach_disks -> create_vifs -> start_vm
 
 Left behind when it fails: nothing but the cached image, for the next VM. The image is fetched once for each storage
 repository and cloned after that, unless the request says otherwise (`cache_image`); an ISO gets a blank disk beside it.
@@ -15,12 +15,13 @@ from tasks.provision.check import check_request
 from tasks.provision.devices import attach_disks
 from tasks.provision.machine import create_vm
 from tasks.provision.networks import create_vifs
+from tasks.provision.others import make_other_disks
 from tasks.provision.request import BuildRequest, RescueBuildRequest
 from tasks.provision.root import make_root_disk
 from tasks.provision.start import start_vm
 from worker.operations.definition import operation
 
-_STEPS = (check_request, make_root_disk, create_vm, attach_disks, create_vifs, start_vm)
+_STEPS = (check_request, make_root_disk, make_other_disks, create_vm, attach_disks, create_vifs, start_vm)
 
 spawn = operation("spawn", BuildRequest, *_STEPS, doc=__doc__)
 spawn_rescue = operation(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -17,6 +20,7 @@ from worker.images.directory import DirectoryStore
 from worker.images.glance import GlanceStore
 from worker.images.image import ImageMeta
 from worker.images.store import ImageStore
+from worker.images.vhd import vhd_to_raw
 from worker.operations.states import FINAL, State
 
 Kind = Literal["vhd", "raw", "bundle", "iso"]
@@ -193,6 +197,17 @@ def assert_spawned(rig: Rig, handle: Handle, picture: Picture, *, state: str = "
     assert disk["other_config"]["vmops.disk"] == vbd["VDI"]
     assert rig.simulator.disk(disk["uuid"])["sha256"] == picture.digest(int(disk["virtual_size"]))
     return vm_rec
+
+
+def disk_file(rig: Rig, vdi_uuid: str, folder: Path) -> Path:
+    """Export a disk into the folder; return the sparse file with its content."""
+    packed, path = folder / f"{vdi_uuid}.vhd", folder / f"{vdi_uuid}.raw"
+    with rig.simulator.session() as call, closing(rig.simulator.connect()) as connection, packed.open("wb") as file:
+        size = int(call("VDI.get_virtual_size", call("VDI.get_by_uuid", vdi_uuid)))
+        connection.request("GET", f"/export_raw_vdi?session_id={call.ref}&vdi={vdi_uuid}&format=vhd")
+        shutil.copyfileobj(connection.getresponse(), file)
+    vhd_to_raw(packed, path, size)
+    return path
 
 
 def remove(rig: Rig, handle: Handle) -> None:

@@ -33,7 +33,8 @@ _OTHERS = (
 #: What a look at a file system needs of its beginning.
 LOOK_BYTES = SUPERBLOCK_AT + SUPERBLOCK_BYTES
 
-_TOOLS_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin:/usr/local/bin:/opt/homebrew/opt/e2fsprogs/sbin"
+#: Services often have no sbin on their PATH.
+TOOLS_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin:/usr/local/bin:/opt/homebrew/opt/e2fsprogs/sbin"
 _LOOK_S = 0.5
 #: e2fsck: nothing wrong, errors corrected, corrected and a reboot would be due.
 _CHECKED = frozenset({0, 1, 2, 3})
@@ -115,7 +116,7 @@ def shrink(path: Path, size: int, check: Callable[[], None]) -> None:
 
 
 def _tool(name: str) -> str:
-    found = shutil.which(name, path=_TOOLS_PATH)
+    found = shutil.which(name, path=TOOLS_PATH)
     if found is None:
         raise ResizeRefused(f"This worker has no {name}: install e2fsprogs, so that disks can be made smaller.")
     return found
@@ -128,7 +129,7 @@ def _run(command: Sequence[str], check: Callable[[], None]) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={"LC_ALL": "C", "PATH": _TOOLS_PATH, "E2FSCK_CONFIG": "/dev/null"},
+        env={"LC_ALL": "C", "PATH": TOOLS_PATH, "E2FSCK_CONFIG": "/dev/null"},
     ) as process:
         try:
             while True:

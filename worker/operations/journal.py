@@ -217,14 +217,15 @@ class Journal:
             client=pipe,
         )
 
-    def hold(self, record: Record, what: str, *, queue: bool) -> str | None:
-        """Queue for `what` (such as `vm:<uuid>`) until the operation ends; return the id of the one whose turn it is.
+    def hold(self, record: Record, what: str, *, queue: bool, at_most: int = 1) -> str | None:
+        """Queue for `what` (such as `vm:<uuid>`) until the operation ends; return the id of who has it.
 
-        None: the execution lease is lost. With `queue=False` a taken resource is not queued for.
+        That is the operation itself when it is among the first `at_most`, else the first. None: the execution lease is
+        lost. With `queue=False` a taken resource is not queued for.
         """
         answer = self._scripts["hold"](
             keys=[self._key("hold", record.pool, what), self._key("op", record.id)],
-            args=[record.id, self._key("op") + ":", "1" if queue else "0", what, record.token],
+            args=[record.id, self._key("op") + ":", "1" if queue else "0", what, record.token, at_most],
         )
         return answer.decode() or None
 

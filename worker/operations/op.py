@@ -112,12 +112,14 @@ class Op:
         since = self._record.waiting_since
         return 0.0 if since is None else max(0.0, ((self._record.claimed_at or since) - since) / 1000)
 
-    def hold(self, what: str, *, queue: bool = True) -> None:
+    def hold(self, what: str, *, queue: bool = True, at_most: int = 1) -> None:
         """Take `what` (such as `vm:<uuid>`) until the operation ends; wait for those that came before.
+
+        With `at_most` so many operations of the pool may have it at a time.
 
         Raises Wait while it is not this operation's turn, OperationConflict when `queue` is False, LeaseLost.
         """
-        holder = self._runtime.journal.hold(self._record, what, queue=queue)
+        holder = self._runtime.journal.hold(self._record, what, queue=queue, at_most=at_most)
         if holder is None:
             raise LeaseLost(f"the execution lease of operation {self.id} was taken over")
         if holder == self.id:
@@ -130,8 +132,9 @@ class Op:
             )
         if what not in self._record.holds:
             self._record.holds.append(what)
+        name = what.replace(":", " ")
         raise Wait(
-            f"{what.replace(':', ' ')} is in use by operation {holder}",
+            f"{name} is in use by operation {holder}" if at_most == 1 else f"one of the {at_most} {name} to end",
             check_every_s=_HOLD_CHECK_S,
             deadline_s=_HOLD_DEADLINE_S,
             hold=what,

@@ -226,6 +226,30 @@ class TestHold:
         journal.move(two, Move(State.WAITING, "waiting", {}, due_in_s=60, hold="vm:1"))
         assert journal.due("lab") == [two.id]
 
+    def test_what_several_may_have_goes_to_the_first_of_them(self, journal: Journal) -> None:
+        records = [claimed(journal, entered(journal)) for _ in range(5)]
+        for record in records:
+            journal.hold(record, "builds", queue=True, at_most=2)
+            record.holds.append("builds")
+        one, two, three, four, five = records
+        for record in (three, four, five):
+            journal.move(record, Move(State.WAITING, "waiting", {}, due_in_s=60, hold="builds"))
+        assert journal.due("lab") == []
+        journal.move(two, Move(State.SUCCEEDED, "none", {}))
+        assert journal.due("lab") == [three.id], "the next in line, though the first goes on"
+        again = claimed(journal, three)
+        assert journal.hold(again, "builds", queue=True, at_most=2) == three.id
+        journal.move(one, Move(State.SUCCEEDED, "none", {}))
+        assert journal.due("lab") == [four.id]
+
+    def test_dead_ones_do_not_keep_what_several_may_have(self, journal: Journal) -> None:
+        one, two, three = (claimed(journal, entered(journal)) for _ in range(3))
+        for record in (one, two, three):
+            journal.hold(record, "builds", queue=True, at_most=2)
+        journal.redis.delete(f"{journal.prefix}:op:{one.id}", f"{journal.prefix}:op:{two.id}")
+        assert journal.hold(three, "builds", queue=True, at_most=2) == three.id
+        assert journal.open_holds() == {"lab:builds": [three.id]}
+
 
 class TestCancel:
     def test_who_acts_hears_of_it_at_its_next_renewal(self, journal: Journal) -> None:

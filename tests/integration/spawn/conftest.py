@@ -8,13 +8,17 @@ import pytest
 
 from tests.support.rig import Rig
 from tests.support.spawning import assert_tidy
+from worker.operations.secrets import make_private_key
 
 
 @pytest.fixture(scope="session")
 def spawn_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A pool of two hosts whose guests write nothing, so that contents can be compared; tests take `rig`."""
     options = ("--guest-writes", "0", "--hosts", "2")
-    with Rig(tmp_path_factory.mktemp("spawn"), simulator_options=options, concurrency=8) as made:
+    folder = tmp_path_factory.mktemp("spawn")
+    key = folder / "key"
+    key.write_text(make_private_key())
+    with Rig(folder, {"secret_key_file": str(key)}, simulator_options=options, concurrency=8) as made:
         yield made
 
 

@@ -56,6 +56,17 @@ def test_a_spawn_of_a_cached_image_without_interfaces_costs_at_most_twenty_calls
     }
 
 
+def test_a_spawn_is_one_of_the_pools_builds_until_it_ends(rig: Rig) -> None:
+    picture = put_image(rig)
+    fault = rig.simulator.add_fault(match="Async.VM.start", effect="pause", nth=1)
+    handle = spawn(rig, picture.id)
+    rig.simulator.wait_for_hit(fault, 30)
+    assert rig.client.journal.open_holds()["lab:builds"] == [handle.id]
+    rig.simulator.clear_faults()
+    assert_spawned(rig, handle, picture)
+    assert "lab:builds" not in rig.client.journal.open_holds()
+
+
 def test_of_two_spawns_of_one_name_the_second_is_refused(rig: Rig) -> None:
     picture = put_image(rig)
     name = f"twin-{uuid4().hex[:8]}"

@@ -128,7 +128,7 @@ def test_what_ends_the_work_ends_the_tool(tmp_path: Path, monkeypatch: pytest.Mo
     slow = tmp_path / "e2fsck"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
-    monkeypatch.setattr(ext, "_TOOLS_PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr(ext, "TOOLS_PATH", f"{tmp_path}:/bin:/usr/bin")
 
     def stop() -> None:
         raise KeyboardInterrupt
@@ -138,7 +138,7 @@ def test_what_ends_the_work_ends_the_tool(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_worker_without_the_tools_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ext, "_TOOLS_PATH", str(tmp_path))
+    monkeypatch.setattr(ext, "TOOLS_PATH", str(tmp_path))
     with pytest.raises(ResizeRefused, match="install e2fsprogs"):
         ext.find_tools()
 

@@ -7,7 +7,12 @@
 local id, spec, prefix = ARGV[1], cjson.decode(ARGV[2]), ARGV[3]
 local op, live, waiting = KEYS[1], KEYS[2], prefix .. ':waiting:' .. spec.pool
 local FIRST_HOLD = 6
+local HOLD_NAME = #(prefix .. ':hold:' .. spec.pool .. ':') + 1
 local now = now_ms()
+
+-- How many operations may have what a hold list is of.
+local function most(list) return tonumber(redis.call('HGET', op, 'hold:' .. string.sub(list, HOLD_NAME)) or '1') end
+
 local before = redis.call('HMGET', op, 'state', 'token', 'lease_until', 'step_started_at')
 if spec.token ~= '' then
   if before[2] ~= spec.token then return 0 end
@@ -32,7 +37,11 @@ else
 end
 if spec.place == 'waiting' then
   local due = now + spec.due_in_ms
-  if spec.hold > 0 and redis.call('LINDEX', KEYS[FIRST_HOLD - 1 + spec.hold], 0) == id then due = now end
+  if spec.hold > 0 then
+    local list = KEYS[FIRST_HOLD - 1 + spec.hold]
+    local place = redis.call('LPOS', list, id)
+    if place and place < most(list) then due = now end
+  end
   redis.call('ZADD', waiting, due, id)
   redis.call('HSETNX', op, 'waiting_since', now)
   if spec.watch ~= '' then
@@ -50,9 +59,9 @@ if spec.final then
   redis.call('PEXPIRE', op, spec.retention_ms)
   redis.call('PEXPIRE', KEYS[3], spec.retention_ms)
   for i = FIRST_HOLD, #KEYS do
-    local was_head = redis.call('LINDEX', KEYS[i], 0) == id
+    local place = redis.call('LPOS', KEYS[i], id)
     redis.call('LREM', KEYS[i], 0, id)
-    local heir = was_head and redis.call('LINDEX', KEYS[i], 0)
+    local heir = place and place < most(KEYS[i]) and redis.call('LINDEX', KEYS[i], most(KEYS[i]) - 1)
     if heir and redis.call('ZSCORE', waiting, heir) then redis.call('ZADD', waiting, now, heir) end
   end
 end
