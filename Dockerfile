@@ -12,6 +12,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY worker/ worker/
 COPY tasks/ tasks/
 COPY simulator/ simulator/
+COPY dom0/ dom0/
 RUN /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/vmops/bin/pip install --no-deps --no-index /wheels/*.whl \
  && /opt/vmops/bin/pip uninstall --yes pip

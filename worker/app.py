@@ -49,6 +49,10 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
             for pool in settings.pools
         },
         **{
+            f"note the domains of {pool}": _tick("poll_domains", settings.domain_poll_interval_s, pool=pool)
+            for pool in settings.pools
+        },
+        **{
             f"{name} of {pool}": _tick(name, settings.poll_interval_s, pool=pool)
             for name, timeout_s in timeouts.items()
             for pool in settings.pools

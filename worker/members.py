@@ -128,6 +128,16 @@ class Members:
         answer: dict[str, Any] = self.query("get_all_bw_usage", {**span, **fields})
         return answer
 
+    def get_console_output(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
+        """Return the end of what a VM's guest wrote to its console, also of a halted VM."""
+        answer: dict[str, Any] = self.query("get_console_output", {"instance": instance, **fields})
+        return answer
+
+    def get_host_plugins(self: _Client, **fields: Any) -> list[dict[str, Any]]:
+        """Tell which version of vmops's dom0 plugins each host of a pool has."""
+        answer: list[dict[str, Any]] = self.query("get_host_plugins", fields)
+        return answer
+
     def get_vnc_console(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
         """Tell where a VM's console is, with a short-lived session that opens it: a secret."""
         answer: dict[str, Any] = self.query("get_vnc_console", {"instance": instance, **fields})

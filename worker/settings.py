@@ -191,6 +191,10 @@ class Settings(BaseSettings):
         default=300, description="Life of the session that get_vnc_console gives away; an open console stays open."
     )
 
+    domain_poll_interval_s: Seconds = Field(
+        default=30, description="Pause between two looks at which domains VMs have: a halted one's log is found by it."
+    )
+
     visibility_timeout_s: Seconds = Field(
         default=60, description="Redis transport: redelivery of a dead worker's messages."
     )

@@ -23,6 +23,18 @@ class InstanceQuery(Request):
         return self.instance.label
 
 
+class PoolQuery(Request):
+    """A question about a pool as a whole."""
+
+    example: ClassVar[dict[str, Any]] = {"pool": "lab"}
+
+
+class ConsoleOutputQuery(InstanceQuery):
+    """Whose console, and how much of what was written there."""
+
+    length: int = Field(default=100 << 10, ge=1, le=1 << 20, description="At most so many bytes, the last ones.")
+
+
 class ListRequest(Request):
     """Which VMs to list; by default all of the pool."""
 

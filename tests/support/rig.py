@@ -30,6 +30,7 @@ HASTY = {
     "retry_delay_s": 0.1,
     "retry_delay_max_s": 1,
     "coalesce_check_s": 2,
+    "domain_poll_interval_s": 3600,  # tests count calls
     "step_deadline_s": 60,
     "undo_deadline_s": 60,
     "orphan_interval_s": 0,

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli import catalogue, view
+from worker.cli.doctor import Finding
 from worker.operations.catalogue import Definition
 from worker.operations.record import Record
 from worker.operations.states import FINAL, State
@@ -42,6 +43,15 @@ def operations_table(records: Sequence[Record]) -> Table:
             view.local_time(record.created_at),
             record.error["message"] if record.error else "",
         )
+    return table
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Return what `vmops doctor` found, and what to do about it."""
+    table = _table("", "part", "", "found", "what to do")
+    marks = {"good": Text("ok", style="green"), "note": Text("note", style="yellow"), "bad": Text("!!", style="red")}
+    for one in findings:
+        table.add_row(marks[one.level], one.part, one.what, Text(one.text), Text(one.advice))
     return table
 
 

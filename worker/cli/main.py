@@ -1,4 +1,4 @@
-"""The commands: `vmops demo | simulate | submit | watch | operations | show | cancel | tasks`.
+"""The commands: `vmops demo | simulate | submit | watch | operations | show | cancel | tasks | doctor | dom0`.
 
 Exit status: 0 success, 1 the operation failed (or something does not answer), 2 usage.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+dom0_app = typer.Typer(help="The plugins that vmops has in the dom0 of hosts.", no_args_is_help=True)
+app.add_typer(dom0_app, name="dom0")
 
 OperationId = Annotated[str, typer.Argument(metavar="ID", help="The operation's id.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -218,6 +222,60 @@ def cancel(
         record = _watched(vmops, operation_id, is_quiet=False)
     if record.state not in {State.CANCELLED, State.SUCCEEDED, State.UNDONE}:
         _say_failure(record)
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Look at everything the deployment stands on; say what is wrong and what to do. Status 1 when anything is."""
+    from dataclasses import asdict
+
+    from worker.cli.doctor import examine
+    from worker.cli.lists import findings_table
+
+    with open_client() as vmops:
+        found = list(examine(vmops))
+    if as_json:
+        _print_json([asdict(one) for one in found])
+    else:
+        _print(findings_table(found))
+    if any(one.level == "bad" for one in found):
+        raise typer.Exit(FAILED)
+
+
+Hosts = Annotated[list[str], typer.Argument(metavar="HOST...", help="Addresses of hosts, or user@address.")]
+Ssh = Annotated[str, typer.Option(metavar="COMMAND", help="The SSH client with its options.")]
+DEFAULT_SSH = "ssh -o BatchMode=yes"
+
+
+@dom0_app.command()
+def install(hosts: Hosts, ssh: Ssh = DEFAULT_SSH) -> None:
+    """Install or update the plugins on hosts; changes nothing where they are up to date."""
+    _carry_out("install", hosts, ssh)
+
+
+@dom0_app.command()
+def remove(hosts: Hosts, ssh: Ssh = DEFAULT_SSH) -> None:
+    """Remove the plugins from hosts; what they made there stays."""
+    _carry_out("remove", hosts, ssh)
+
+
+def _carry_out(action: str, hosts: list[str], ssh: str) -> None:
+    from worker.cli.dom0 import carry_out
+
+    problems = 0
+    for host in hosts:
+        done = carry_out(action, host, shlex.split(ssh))
+        problems += bool(done.problem)
+        if done.problem:
+            typer.echo(f"{host}: {done.problem}", err=True)
+        elif not done.answer["changed"]:
+            typer.echo(f"{host}: nothing to do")
+        elif action == "install":
+            typer.echo(f"{host}: version {done.answer['pack']} installed, Python {done.answer['python']}")
+        else:
+            typer.echo(f"{host}: removed")
+    if problems:
         raise typer.Exit(FAILED)
 
 

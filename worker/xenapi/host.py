@@ -14,6 +14,16 @@ def by_uuid(session: Session, host_uuid: str) -> str:
     return str(session.call("host.get_by_uuid", host_uuid))
 
 
+def boot_time(session: Session, host_ref: str) -> str:
+    """Return what tells one boot of a host from the others. Raises HANDLE_INVALID."""
+    return boot_time_of(session.call("host.get_record", host_ref))
+
+
+def boot_time_of(host_rec: dict[str, Any]) -> str:
+    """Return what tells one boot of a host from the others, empty when XAPI has not noted it."""
+    return str(host_rec["other_config"].get("boot_time", ""))
+
+
 def free_memory(session: Session, host_ref: str) -> int:
     """Return the bytes that VMs could still take on a host."""
     return int(session.call("host.compute_free_memory", host_ref))

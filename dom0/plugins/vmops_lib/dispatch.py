@@ -19,7 +19,7 @@ from vmops_lib import API, PACK, limits, log
 from vmops_lib.arguments import Arguments
 from vmops_lib.failures import BadArgument, Failure, TimedOut, TooLarge, UnknownFunction, WrongVersion
 
-#: Any call may name the version that the caller speaks.
+#: Any call may name the version that the caller speaks; one of another version is refused, but for `version`.
 _VERSION_KEY = "api"
 
 
@@ -85,8 +85,7 @@ def _call(argv: "list[str]") -> "tuple[str, dict[str, str]]":
 def _result(functions: "dict[str, Function]", name: str, args: "dict[str, str]") -> str:
     """Return a function's result as JSON. Raises Failure, and whatever a bug raises."""
     function = Function(version) if name == "version" else functions.get(name)
-    spoken = args.get(_VERSION_KEY, str(API))
-    if spoken != str(API):
+    if name != "version" and args.get(_VERSION_KEY, str(API)) != str(API):
         raise WrongVersion("Pack %s speaks version %d, the caller another one." % (PACK, API))
     if function is None:
         raise UnknownFunction("Pack %s has no such function here." % PACK)

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.information.support import Office
+from tests.support.dom0 import install
 
 
 @pytest.fixture(scope="session")
 def session_office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     """The deployment itself; tests take `office`."""
-    with Office(tmp_path_factory.mktemp("office")) as made:
+    plugins = install(tmp_path_factory.mktemp("pack"))
+    options = (*Office.simulator_options, "--plugins", str(plugins))
+    with Office(tmp_path_factory.mktemp("office"), simulator_options=options) as made:
         made.client.list_instances()  # logs in
         yield made
 

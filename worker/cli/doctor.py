@@ -1,0 +1,92 @@
+"""`vmops doctor`: looks at everything a deployment stands on, says what is wrong and what to do about it.
+
+A part is a function that yields findings; each looks at one thing, and none raises for what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from kombu.exceptions import OperationalError
+
+from worker.cli.complaints import without_password
+from worker.cli.dom0 import pack_version
+from worker.errors import VmopsError
+
+if TYPE_CHECKING:
+    from worker.client import VMOps
+
+Level = Literal["good", "note", "bad"]
+_ANSWER_S = 40.0
+_NO_PACK = (
+    "get_console_output, what needs the agent in the guest, live XenStore records and the firewall are refused there"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    part: str
+    what: str
+    level: Level
+    text: str
+    advice: str = ""
+
+
+def examine(vmops: VMOps) -> Iterator[Finding]:
+    """Yield what is found, part by part."""
+    yield Finding("journal", without_password(vmops.settings.journal_url or ""), "good", "answers")  # asked before
+    broker = _broker(vmops)
+    yield broker
+    if not vmops.settings.pools:
+        yield Finding("pool", "", "bad", "no pool is configured", "Put one into vmops.toml: docs/settings.md.")
+    for pool in vmops.settings.pools:
+        if broker.level == "good":
+            yield from _pool(vmops, pool)
+
+
+def _broker(vmops: VMOps) -> Finding:
+    shown = without_password(vmops.settings.broker_url)
+    try:
+        with vmops.app.connection(connect_timeout=3) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
+    except (OperationalError, OSError) as error:
+        return Finding("broker", shown, "bad", f"does not answer ({error})", "Start it, or correct broker_url.")
+    return Finding("broker", shown, "good", "answers")
+
+
+def _pool(vmops: VMOps, pool: str) -> Iterator[Finding]:
+    """Ask a worker for the pool's hosts: so it shows, too, whether one serves the pool and the pool answers it."""
+    try:
+        hosts = vmops.query("get_host_plugins", {"pool": pool}, timeout_s=_ANSWER_S)
+    except TimeoutError:
+        yield Finding("pool", pool, "bad", "no worker has answered", "Start one: celery -A worker worker.")
+        return
+    except VmopsError as error:
+        yield Finding("pool", pool, "bad", str(error))
+        return
+    yield Finding("pool", pool, "good", f"answers; {len(hosts)} host{'s' if len(hosts) > 1 else ''}")
+    yield from (_host(pool, one) for one in hosts)
+
+
+def _host(pool: str, host: dict[str, Any]) -> Finding:
+    """Judge the plugins of one host."""
+    name, wanted = f"{pool}: {host['name']}", pack_version()
+    command = f"vmops dom0 install {host['address']}"
+    match host["state"]:
+        case "good" if host["version"] == wanted:
+            return Finding("plugins", name, "good", f"version {wanted}, Python {host['python']}")
+        case "good":
+            return Finding("plugins", name, "note", f"version {host['version']}; this vmops brings {wanted}", command)
+        case "outdated":
+            text = f"version {host['version']} does not understand this vmops, which brings {wanted}"
+            return Finding("plugins", name, "bad", text, command)
+        case "missing":
+            return Finding("plugins", name, "bad", f"not installed: {_NO_PACK}", command)
+        case "impossible":
+            text = f"this release has no Python 3 for plugins: {_NO_PACK}"
+            return Finding("plugins", name, "note", text, "Upgrade the host to XCP-ng 8.3 or later.")
+    return Finding("plugins", name, "bad", str(host["problem"]))
