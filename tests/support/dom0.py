@@ -27,8 +27,9 @@ VM_UUID = "0a1b2c3d-0000-4000-8000-000000000001"
 OTHER_VM_UUID = "0a1b2c3d-0000-4000-8000-000000000002"
 REQUEST_ID = "0a1b2c3d-0000-4000-8000-00000000000a"
 HOST_UUID = "0a1b2c3d-0000-4000-8000-0000000000ff"
-#: What dom0s have, and what they may have one day.
-VERSIONS = ("3.6", "3.8", "3.11", "3.12", "3.13")
+#: What dom0s have: XCP-ng 8.3 and XenServer 8, XCP-ng 9. Then those between and after.
+VERSIONS = ("3.6", "3.12")
+OTHER_VERSIONS = ("3.7", "3.8", "3.9", "3.10", "3.11", "3.13")
 
 
 @cache

@@ -92,7 +92,7 @@ def _result(functions: "dict[str, Function]", name: str, args: "dict[str, str]")
     given = set(args) - {_VERSION_KEY}
     missing, unknown = set(function.needs) - given, given - set(function.needs) - set(function.takes)
     if missing or unknown:
-        names = ascii(", ".join(sorted(missing or unknown)))
+        names = ascii(", ".join(sorted(missing or unknown)))[1:-1]
         raise BadArgument("%s: %s." % ("Arguments are missing" if missing else "Unknown arguments", names))
     result = json.dumps(_in_time(function, Arguments(args)))
     if len(result) > 2 * limits.RESULT_BYTES:
