@@ -30,6 +30,8 @@ MODULES = (
     "tasks.rescue",
     "tasks.information",
     "tasks.network",
+    "tasks.xenstore",
+    "tasks.guest",
     "tasks.pollers",
 )
 

@@ -11,7 +11,9 @@
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
-    |  |- AttemptsExhausted, DeadlineExceeded, GuestUnable, ResizeRefused, ToolMissing
+    |  |- AttemptsExhausted, DeadlineExceeded, ResizeRefused, ToolMissing
+    |  |- GuestUnable
+    |  |  |- AgentTimeout, AgentNotImplemented, AgentError
     |  |- PluginFailed
     |     |- PluginMissing, PluginOutdated, PluginRefused, PluginUnsupported, NotInDom0
     |- TransientError             the same call may succeed a little later
@@ -206,6 +208,18 @@ class GuestUnable(PermanentError):
 
 class ToolMissing(PermanentError):
     """The worker's machine lacks a program that the operation needs."""
+
+
+class AgentTimeout(GuestUnable):
+    """The guest's agent did not answer in time."""
+
+
+class AgentNotImplemented(GuestUnable):
+    """The guest's agent does not offer what is asked for."""
+
+
+class AgentError(GuestUnable):
+    """The guest's agent refused, or answered with something that is no answer."""
 
 
 class PluginFailed(PermanentError):

@@ -25,6 +25,8 @@ from worker.errors import UnknownPool
 
 Seconds = Annotated[float, Field(gt=0)]
 SecondsOrOff = Annotated[float, Field(ge=0)]
+#: A call of the plugin in dom0 takes whole seconds, and a minute at most.
+AgentSeconds = Annotated[int, Field(ge=1, le=60)]
 PoolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -41,6 +43,18 @@ def _next_database(url: str) -> str:
         return urlunsplit(parts._replace(query=urlencode(query)))
     database = int(parts.path.strip("/") or 0) + 1
     return urlunsplit(parts._replace(path=f"/{database}"))
+
+
+class AgentBuild(BaseModel):
+    """One version of the guest agent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str = Field(pattern=r"^[0-9]+(\.[0-9]+)*$", description="What the agent says when it is asked.")
+    url: str = Field(
+        pattern=r"^(https?|ftp)://[!-+\--~]+$", description="Where the guest finds it; no blanks, no commas."
+    )
+    md5sum: str = Field(pattern=r"^[0-9a-fA-F]{32}$", description="MD5 of what is there, 32 hex digits.")
 
 
 class PoolSettings(BaseModel):
@@ -185,6 +199,21 @@ class Settings(BaseSettings):
     )
     image_unused_s: SecondsOrOff = Field(
         default=30 * 86400, description="Cached images unused for so long are left over; 0: they are kept for ever."
+    )
+
+    use_agent_default: bool = Field(
+        default=False, description="Set guests up by their agent when neither request nor image says whether."
+    )
+    disable_agent: bool = Field(default=False, description="Never speak to an agent after a build.")
+    agent_timeout_s: AgentSeconds = Field(default=30, description="Time for an agent to answer one question.")
+    agent_resetnetwork_timeout_s: AgentSeconds = Field(
+        default=60, description="Time for an agent to set the network up."
+    )
+    agent_version_timeout_s: Seconds = Field(
+        default=300, description="Time for an agent's first answer after a boot; it is asked again and again."
+    )
+    agent_builds: dict[Literal["linux", "windows"], AgentBuild] = Field(
+        default={}, description="The agent that a build installs where an older one runs, by the guest's os_type."
     )
 
     console_session_s: Seconds = Field(

@@ -10,7 +10,7 @@ from typing import Any
 
 from worker.operations.op import Op
 from worker.operations.request import InstanceRequest
-from worker.xenapi import vdi, vm
+from worker.xenapi import vdi, vm, vm_power
 from worker.xenapi.session import Session
 from worker.xenapi.vm import Found
 
@@ -70,4 +70,17 @@ def take(op: Op, pool: Session) -> Found:
     request = op.request(InstanceRequest)
     found = vm.find(pool, **request.instance.model_dump(mode="json"))
     op.hold(hold_of(found.rec), queue=request.on_conflict == "wait")
+    return found
+
+
+def take_fresh(op: Op, pool: Session) -> Found:
+    """As `take`, with the record as it is now that no other operation changes it any more. Two calls."""
+    found = take(op, pool)
+    return Found(found.ref, vm_power.get(pool, found.ref))
+
+
+def acting(pool: Session, found: Found) -> Found:
+    """Return the VM that runs for the instance: the rescue VM when there is one. One call for an instance in rescue."""
+    if found.rec["power_state"] == "Halted" and "start" in found.rec["blocked_operations"]:
+        return vm.rescue_vm_of(pool, found.rec) or found
     return found

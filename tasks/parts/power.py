@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from tasks.parts.calls import carry_out
-from tasks.parts.instances import take
+from tasks.parts.instances import acting, take
 from worker.errors import (
     GuestUnable,
     InstanceLocked,
@@ -20,7 +20,7 @@ from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.operations.wait import Until, Wait
 from worker.retry import Kind, kind_of
-from worker.xenapi import vm, vm_power, xapi_task
+from worker.xenapi import vm_power, xapi_task
 from worker.xenapi.session import Session
 from worker.xenapi.vm import Found
 from worker.xenapi.xapi_task import Outcome
@@ -73,10 +73,7 @@ def find_acting_vm(op: Op, pool: Session) -> None:
 
 def acting_vm(op: Op, pool: Session) -> Rec:
     """Return the VM that runs for the instance: the rescue VM when there is one. Raises as `take`."""
-    found = take(op, pool)
-    if found.rec["power_state"] == "Halted" and "start" in found.rec["blocked_operations"]:
-        found = vm.rescue_vm_of(pool, found.rec) or found
-    return part_of(found)
+    return part_of(acting(pool, take(op, pool)))
 
 
 def seen(op: Op, pool: Session) -> Rec:

@@ -173,6 +173,13 @@ class Op:
         sealed = getattr(self._request, field, None)
         return partial(self._runtime.unseal, sealed.sealed) if isinstance(sealed, Secret) else None
 
+    def derive(self, purpose: str) -> bytes:
+        """Return 32 secret bytes of this operation: every worker computes the same ones for one purpose.
+
+        For what a step must still know when it is run again, and nobody may read. Raises PermanentError without a key.
+        """
+        return self._runtime.derive(f"{self.id} {purpose}")
+
     def _save(self, fields: dict[str, object], text: str = "") -> None:
         if not self._runtime.journal.save(self._record, fields, text):
             raise LeaseLost(f"the execution lease of operation {self.id} was taken over")

@@ -84,6 +84,10 @@ class Runtime:
         """Close a secret that came in clear (allow_secrets_in_clear). Raises PermanentError without a key."""
         return secrets.seal(self._private_key.public_key.encode().hex(), text)
 
+    def derive(self, purpose: str) -> bytes:
+        """Return 32 secret bytes, always the same for one purpose. Raises PermanentError without a key."""
+        return secrets.derive(self._private_key, purpose)
+
     def publish_catalogue(self) -> None:
         """Tell clients which operations there are, which of their fields are secret, and the key to seal those with."""
         if self._has_published:

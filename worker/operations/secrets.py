@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from base64 import b64decode, b64encode
 from pathlib import Path
 
@@ -41,3 +42,8 @@ def unseal(private_key: PrivateKey, sealed: str) -> str:
         raise PermanentError(
             "A sealed secret of the request cannot be opened: it was sealed for another key."
         ) from None
+
+
+def derive(private_key: PrivateKey, purpose: str) -> bytes:
+    """Return 32 bytes that only owners of the key can compute, always the same for one purpose."""
+    return hmac.digest(private_key.encode(), b"vmops derived secret: " + purpose.encode(), "sha256")

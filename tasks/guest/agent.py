@@ -1,0 +1,103 @@
+"""Operations that wait for the agent in a guest: its version, its update, a password, a file, the network.
+
+Each is one step, which is parked while the agent is silent (`tasks.parts.agent`). What an agent cannot do is never sent
+to it. It acts for the instance's running VM: in rescue, for the rescue VM.
+"""
+
+from __future__ import annotations
+
+from tasks.guest.request import AgentRequest, FileRequest, PasswordRequest, UpdateRequest, VersionRequest
+from tasks.parts.agent import Talk
+from worker.errors import GuestUnable, RequestError
+from worker.guest import networkdata
+from worker.guest.versions import is_older
+from worker.operations.definition import operation, step
+from worker.operations.op import Op
+from worker.settings import Settings
+from worker.xenapi.session import Session
+
+
+@step
+def ask_version(op: Op, pool: Session, settings: Settings) -> None:
+    """Ask until there is an answer, or the time is over."""
+    talk, _ = Talk.with_guest(op, pool, settings)
+    patience_s = op.request(VersionRequest).timeout_s or settings.agent_version_timeout_s
+    op.set_result(version=talk.version(patience_s), vm_uuid=talk.vm_uuid)
+
+
+@step
+def update(op: Op, pool: Session, settings: Settings) -> None:
+    """Let the agent replace itself, unless it is what it shall become."""
+    talk, _ = Talk.with_guest(op, pool, settings)
+    request = op.request(UpdateRequest)
+    if request.version is not None and not talk.has_done("update"):
+        version = talk.version(settings.agent_timeout_s)
+        if not is_older(version, request.version):
+            op.set_result(updated=False, version=version, vm_uuid=talk.vm_uuid)
+            return
+    talk.update(request.url, request.md5sum)
+    op.set_result(updated=True, vm_uuid=talk.vm_uuid)
+
+
+@step
+def set_password(op: Op, pool: Session, settings: Settings) -> None:
+    """Exchange keys with the agent, and send the password encrypted."""
+    talk, _ = Talk.with_guest(op, pool, settings)
+    windows = op.request(PasswordRequest).os_type
+    talk.set_password(_opened(op, "new_pass"), is_windows=None if windows is None else windows == "windows")
+    op.set_result(vm_uuid=talk.vm_uuid)
+
+
+@step
+def write_file(op: Op, pool: Session, settings: Settings) -> None:
+    """Let the agent write the file."""
+    talk, _ = Talk.with_guest(op, pool, settings)
+    request = op.request(FileRequest)
+    data = request.data() if request.secret_contents is None else _opened(op, "secret_contents").encode()
+    talk.write_file("file", request.path, data)
+    op.set_result(vm_uuid=talk.vm_uuid)
+
+
+@step
+def set_up_network(op: Op, pool: Session, settings: Settings) -> None:
+    """Let the agent set the network up, once what it will read is such that it survives it."""
+    talk, found = Talk.with_guest(op, pool, settings)
+    complaint = networkdata.complaint(found.rec["xenstore_data"]) if found else None
+    if complaint:
+        raise GuestUnable(
+            f"The agent of {talk.title} would fail over what it is to read: {complaint}. Write it anew with "
+            "inject_network_info."
+        )
+    answer = talk.set_up_network()
+    op.set_result(returncode=answer.code, vm_uuid=talk.vm_uuid)
+
+
+def _opened(op: Op, field: str) -> str:
+    secret = op.secret(field)
+    if secret is None:
+        raise RequestError(f"{field} is missing.")
+    return secret()
+
+
+get_agent_version = operation(
+    "get_agent_version", VersionRequest, ask_version, doc="get_agent_version: ask a guest's agent for its version."
+)
+agent_update = operation(
+    "agent_update", UpdateRequest, update, doc="agent_update: let a guest's agent replace itself by another version."
+)
+set_admin_password = operation(
+    "set_admin_password",
+    PasswordRequest,
+    set_password,
+    doc="set_admin_password: set the administrator's password by the agent, over a weak exchange (107 bits). Whoever "
+    "reads XenStore or the traffic with the pool can break it: an SSH key or a config drive is better.",
+)
+inject_file = operation(
+    "inject_file", FileRequest, write_file, doc="inject_file: let a guest's agent write a small file."
+)
+reset_network = operation(
+    "reset_network",
+    AgentRequest,
+    set_up_network,
+    doc="reset_network: let a guest's agent set its network up as inject_network_info said.",
+)
