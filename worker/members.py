@@ -98,6 +98,176 @@ class Members:
         """Take interfaces (`macs`) from a VM, also while it runs."""
         return self.submit("unplug_vifs", {"instance": instance, **fields}, operation_id=operation_id)
 
+    # -- guest
+
+    def get_agent_version(
+        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Ask a guest's agent for its version, also while the guest boots."""
+        return self.submit("get_agent_version", {"instance": instance, **fields}, operation_id=operation_id)
+
+    def agent_update(
+        self: _Client, *, instance: Instance, url: str, md5sum: str, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Let a guest's agent replace itself."""
+        return self.submit(
+            "agent_update", {"instance": instance, "url": url, "md5sum": md5sum, **fields}, operation_id=operation_id
+        )
+
+    def set_admin_password(
+        self: _Client,
+        *,
+        instance: Instance,
+        new_pass: str | dict[str, str],
+        operation_id: str | None = None,
+        **fields: Any,
+    ) -> Handle:
+        """Set the administrator's password by the agent; an SSH key or a config drive is safer."""
+        return self.submit(
+            "set_admin_password", {"instance": instance, "new_pass": new_pass, **fields}, operation_id=operation_id
+        )
+
+    def inject_file(
+        self: _Client, *, instance: Instance, path: str, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Let a guest's agent write a small file: `contents`, `contents_base64` or `secret_contents`."""
+        return self.submit("inject_file", {"instance": instance, "path": path, **fields}, operation_id=operation_id)
+
+    def reset_network(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Let a guest's agent set its network up as it was told."""
+        return self.submit("reset_network", {"instance": instance, **fields}, operation_id=operation_id)
+
+    def inject_network_info(
+        self: _Client, *, instance: Instance, network_info: list[Any], operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Tell a guest its addresses."""
+        return self.submit(
+            "inject_network_info",
+            {"instance": instance, "network_info": network_info, **fields},
+            operation_id=operation_id,
+        )
+
+    def inject_hostname(
+        self: _Client, *, instance: Instance, hostname: str, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Tell a guest its host name."""
+        return self.submit(
+            "inject_hostname", {"instance": instance, "hostname": hostname, **fields}, operation_id=operation_id
+        )
+
+    # -- xenstore: the parameter record, then the live record of a running domain; those that read return the answer
+
+    def add_to_param_xenstore(
+        self: _Client, *, instance: Instance, key: str, val: Any, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Set one key of a VM's record."""
+        return self.submit(
+            "add_to_param_xenstore", {"instance": instance, "key": key, "val": val, **fields}, operation_id=operation_id
+        )
+
+    def write_to_param_xenstore(
+        self: _Client, *, instance: Instance, mapping: dict[str, Any], operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Set several keys of a VM's record."""
+        return self.submit(
+            "write_to_param_xenstore", {"instance": instance, "mapping": mapping, **fields}, operation_id=operation_id
+        )
+
+    def read_from_param_xenstore(
+        self: _Client, *, instance: Instance, keys: str | list[str] | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """Read keys of a VM's record, or all; missing ones are None."""
+        answer: dict[str, Any] = self.query("read_from_param_xenstore", {"instance": instance, "keys": keys, **fields})
+        return answer
+
+    def read_partial_from_param_xenstore(
+        self: _Client, *, instance: Instance, key_prefix: str, **fields: Any
+    ) -> dict[str, Any]:
+        """Read the keys of a VM's record that begin with a text."""
+        answer: dict[str, Any] = self.query(
+            "read_partial_from_param_xenstore", {"instance": instance, "key_prefix": key_prefix, **fields}
+        )
+        return answer
+
+    def remove_from_param_xenstore(
+        self: _Client,
+        *,
+        instance: Instance,
+        key_or_keys: str | list[str],
+        operation_id: str | None = None,
+        **fields: Any,
+    ) -> Handle:
+        """Remove keys from a VM's record; missing ones are ignored."""
+        return self.submit(
+            "remove_from_param_xenstore",
+            {"instance": instance, "key_or_keys": key_or_keys, **fields},
+            operation_id=operation_id,
+        )
+
+    def clear_param_xenstore(
+        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Remove every key of a VM's record."""
+        return self.submit("clear_param_xenstore", {"instance": instance, **fields}, operation_id=operation_id)
+
+    def add_to_xenstore(
+        self: _Client,
+        *,
+        instance: Instance,
+        path: str,
+        key: str,
+        value: Any,
+        operation_id: str | None = None,
+        **fields: Any,
+    ) -> Handle:
+        """Set one key of the map at a place of the live record."""
+        return self.submit(
+            "add_to_xenstore",
+            {"instance": instance, "path": path, "key": key, "value": value, **fields},
+            operation_id=operation_id,
+        )
+
+    def write_to_xenstore(
+        self: _Client, *, instance: Instance, path: str, value: Any, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Write one node of the live record."""
+        return self.submit(
+            "write_to_xenstore",
+            {"instance": instance, "path": path, "value": value, **fields},
+            operation_id=operation_id,
+        )
+
+    def read_from_xenstore(self: _Client, *, instance: Instance, path: str, **fields: Any) -> Any:
+        """Read one node of the live record; None when there is none."""
+        return self.query("read_from_xenstore", {"instance": instance, "path": path, **fields})
+
+    def list_from_xenstore(self: _Client, *, instance: Instance, path: str, **fields: Any) -> dict[str, Any] | None:
+        """Read all below a place of the live record; None when there is nothing."""
+        answer: dict[str, Any] | None = self.query("list_from_xenstore", {"instance": instance, "path": path, **fields})
+        return answer
+
+    def remove_from_xenstore(
+        self: _Client,
+        *,
+        instance: Instance,
+        path: str,
+        key_or_keys: str | list[str],
+        operation_id: str | None = None,
+        **fields: Any,
+    ) -> Handle:
+        """Remove keys at a place of the live record; missing ones are ignored."""
+        return self.submit(
+            "remove_from_xenstore",
+            {"instance": instance, "path": path, "key_or_keys": key_or_keys, **fields},
+            operation_id=operation_id,
+        )
+
+    def clear_xenstore(
+        self: _Client, *, instance: Instance, path: str, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Remove a node of the live record with all below it."""
+        return self.submit("clear_xenstore", {"instance": instance, "path": path, **fields}, operation_id=operation_id)
+
     # -- information: these return the answer
 
     def list_instances(self: _Client, **fields: Any) -> list[str]:
