@@ -61,7 +61,7 @@ class PasswordRequest(AgentRequest):
 class FileRequest(AgentRequest):
     """A small file for the guest; its contents are given in one of three ways."""
 
-    example: ClassVar[dict[str, Any]] = {"instance": _VM, "path": "/etc/motd", "contents": "Welcome\n"}
+    example: ClassVar[dict[str, Any]] = {"instance": _VM, "path": "/etc/motd", "contents": "Welcome"}
 
     path: FilePath = Field(description="Absolute path in the guest.")
     contents: str | None = Field(default=None, description="Text; with the path about 2900 bytes fit in all.")

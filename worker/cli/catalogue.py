@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ _LINK_SCHEMA = {
     "additionalProperties": False,
 }
 _LINK_EXAMPLE = {"operation_id": "5f3c9d0e-7a41-4b0f-9f0e-0d6c1f1a2b3c", "position": 0}
+#: What can stand in a dotted name.
+_NAME = re.compile(r"[\w:-]+")
 _BOUNDS = {"exclusiveMinimum": "above", "minimum": "from", "exclusiveMaximum": "below", "maximum": "to"}
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
@@ -186,7 +189,7 @@ def _model_of(prop: Mapping[str, Any], models: Mapping[str, Any]) -> Mapping[str
     for part in (prop, *prop.get("anyOf", ())):
         if "$ref" in part:
             model: Mapping[str, Any] = models[part["$ref"].rpartition("/")[2]]
-            return model
+            return model if "properties" in model else None
     return None
 
 
@@ -214,7 +217,7 @@ def command_line(entry: Entry) -> str:
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and all(map(_NAME.fullmatch, value)):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
