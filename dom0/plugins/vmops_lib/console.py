@@ -49,12 +49,13 @@ def tail(args: Arguments) -> "dict[str, object]":
         fd = os.open(place.path(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise NotFound("Domain %d has no console log: %s." % (domid, error.strerror)) from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise CommandFailed("%s is not a file." % path)
-        file.seek(max(0, status.st_size - length))
-        data = file.read(length)
+        data = os.pread(fd, length, max(0, status.st_size - length))
+    finally:
+        os.close(fd)
     return {"b64z": documents.packed(data), "size": status.st_size, "truncated": status.st_size > len(data)}
 
 

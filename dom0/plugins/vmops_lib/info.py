@@ -20,7 +20,7 @@ _OVS_WITH_CT = (2, 5)
 def capabilities(_args: Arguments) -> "dict[str, object]":
     """Tell which programs and files of this host the pack's functions can use."""
     found = _ovs_version()
-    numbers = tuple(int(part) for part in found.split(".")[:2])
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part)
     return {
         "network_backend": _network_backend(),
         "ovs_version": found,
