@@ -23,16 +23,14 @@ from pydantic import Field
 from tasks.parts.calls import destroy
 from tasks.pollers.findings import Finding, Kind, maker_of, makers, suspects, verdict
 from worker.errors import OperationConflict, XenAPIFailure
-from worker.operations.catalogue import definition_of
 from worker.operations.definition import operation, step
 from worker.operations.journal import Journal
 from worker.operations.op import Op
 from worker.operations.record import Record
 from worker.operations.request import Request
 from worker.operations.runtime import current
-from worker.operations.tasks import accept
 from worker.operations.wait import Wait
-from worker.operations.watcher import send
+from worker.operations.watcher import begin
 from worker.settings import Settings
 from worker.xenapi import event, host, vdi, vm_power, xapi_task
 from worker.xenapi.session import Session
@@ -195,6 +193,4 @@ def poll_sweeps() -> None:
     number = int(runtime.journal.now_ms() / 1000 // interval_s)
     for pool in runtime.settings.pools:
         sweep_id = str(uuid5(NAMESPACE_OID, f"vmops poll_orphans {pool} every {interval_s:g} s, {number}"))
-        record = accept(definition_of("poll_orphans"), sweep_id, {"pool": pool})
-        if record is not None:
-            send(runtime, record)
+        begin(runtime, "poll_orphans", sweep_id, {"pool": pool})

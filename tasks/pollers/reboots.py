@@ -16,7 +16,7 @@ from tasks.pollers.tick import Poller, Report, Tick, poll
 from worker.errors import NotCancellable, OperationNotFound
 from worker.operations.query import query
 from worker.operations.record import Direction, Record
-from worker.operations.states import FINAL
+from worker.operations.states import FINAL, State
 from worker.settings import Settings
 from worker.xenapi.session import Session
 
@@ -48,8 +48,8 @@ def owner_of(record: Record | None) -> Owner:
     """Tell what the operation that a mark names is about."""
     if record is None or record.state in FINAL:
         return Owner.GONE
-    is_asking = record.direction is Direction.RUN and record.step == _ASKING and not record.cancel
-    return Owner.ASKING if is_asking else Owner.ENDING
+    is_moving = record.direction is Direction.RUN and record.state is not State.STUCK and not record.cancel
+    return Owner.ASKING if is_moving and record.step == _ASKING else Owner.ENDING
 
 
 def judge(owner: Owner, asked_domid: str, domid: str) -> Verdict:

@@ -16,15 +16,13 @@ from uuid import NAMESPACE_OID, uuid5
 
 from celery.utils.log import get_task_logger
 
-from worker.errors import VmopsError
-from worker.operations.catalogue import definition_of, is_declared
+from worker.operations.catalogue import is_declared
 from worker.operations.journal import Journal
 from worker.operations.record import Record
 from worker.operations.runtime import Runtime, current
 from worker.operations.singleton import singleton
 from worker.operations.states import FINAL
-from worker.operations.tasks import accept
-from worker.operations.watcher import send
+from worker.operations.watcher import begin
 from worker.xenapi import event, host, vm
 from worker.xenapi.session import Session
 from worker.xenapi.vm import Found
@@ -89,13 +87,9 @@ class Tick(Generic[M]):
         return self.runtime.journal.get_all(ids)
 
     def enter(self, found: Found, mark: M, fields: Mapping[str, Any]) -> bool:
-        """Enter the poller's operation for a VM; tell whether it is under way. One that cannot be is told."""
+        """Enter the poller's operation for a VM; tell whether it is under way."""
         request = {"pool": self.pool, "instance": {"vm_uuid": found.rec["uuid"]}, **fields}
-        try:
-            operation_id, is_new = self._operation_for(found.rec["uuid"], mark.entered, request)
-        except VmopsError as error:
-            self.tell(found, f"{self.poller.operation} was not submitted: {error}")
-            return False
+        operation_id, is_new = self._operation_for(found.rec["uuid"], mark.entered, request)
         if is_new and operation_id:
             self.entered.append({**_names(found), "operation": self.poller.operation, "id": operation_id})
         return operation_id is not None
@@ -111,10 +105,7 @@ class Tick(Generic[M]):
             operation_id = operation_id_of(self.poller.name, self.pool, vm_uuid, entered, attempt)
             (known,) = journal.get_all([operation_id])
             if known is None:
-                record = accept(definition_of(self.poller.operation), operation_id, request)
-                if record is not None:
-                    send(self.runtime, record)
-                return operation_id, record is not None
+                return operation_id, begin(self.runtime, self.poller.operation, operation_id, request)
             if known.state not in FINAL:
                 return operation_id, False
             if is_too_early(known, attempt, self.timeout_s, journal):

@@ -116,25 +116,14 @@ def _add(definition: Definition, app: Celery) -> None:
 def enter(definition: Definition, operation_id: str, args: tuple[Any, ...], values: dict[str, Any]) -> None:
     """Check a request, write the operation into the journal and send its chain. Twice the same id is one operation."""
     runtime = current()
+    record = Record(id=operation_id, name=definition.name, pool=_pool_of(runtime, values), request={})
     try:
-        record = accept(definition, operation_id, _named(args, values))
+        request = check(definition.request, _named(args, values), {"seal": _seal(runtime)})
+        pool, _ = runtime.settings.pool(request.pool)
     except RequestError as error:
-        refused = Record(id=operation_id, name=definition.name, pool=_pool_of(runtime, values), request={})
-        if runtime.journal.enter(refused):
-            outcome.refuse(runtime, refused, error)
+        if runtime.journal.enter(record):
+            outcome.refuse(runtime, record, error)
         return
-    if record is not None:
-        runtime.submit(record)
-
-
-def accept(definition: Definition, operation_id: str, values: dict[str, Any]) -> Record | None:
-    """Check a request and write the operation into the journal; None when it is there already.
-
-    It is to be sent then (the reconciler sends what nobody has). Raises RequestError.
-    """
-    runtime = current()
-    request = check(definition.request, values, {"seal": _seal(runtime)})
-    pool, _ = runtime.settings.pool(request.pool)
     record = Record(
         id=operation_id,
         name=definition.name,
@@ -145,7 +134,8 @@ def accept(definition: Definition, operation_id: str, values: dict[str, Any]) ->
         step=definition.steps[0].name,
         no_return=definition.point_of_no_return,
     )
-    return record if runtime.journal.enter(record) else None
+    if runtime.journal.enter(record):
+        runtime.submit(record)
 
 
 def _named(args: tuple[Any, ...], values: dict[str, Any]) -> dict[str, Any]:

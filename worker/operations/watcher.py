@@ -191,6 +191,18 @@ class Watcher:
         return token_before([line.decode() for line in lines], looked_at)
 
 
+def begin(runtime: Runtime, name: str, operation_id: str, request: dict[str, Any]) -> bool:
+    """Write an operation into the journal and send its entry task, which checks the request; False: it is known.
+
+    What a client does; for those that submit operations inside a worker. `request` names the pool.
+    """
+    record = Record(id=operation_id, name=name, pool=request["pool"], request=request)
+    if not runtime.journal.enter(record, announced=True):
+        return False
+    send(runtime, record)
+    return True
+
+
 def send(runtime: Runtime, record: Record) -> None:
     """Send an operation's chain on; when that does not work now, the reconciler does it later."""
     with sending(record):

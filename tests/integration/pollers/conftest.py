@@ -1,4 +1,4 @@
-"""One clinic for each module: it starts only what the module's tests share."""
+"""One clinic for all tests of this process, and a workshop: starting them takes longer than most tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.pollers.support import Clinic
+from tests.integration.pollers.workshop import Workshop, workshop
+from tests.support.servers import RedisServer
+from tests.support.simulator import SimulatorProcess, remove_everything
 
 
 @pytest.fixture(scope="package")
@@ -24,3 +27,23 @@ def clinic(package_clinic: Clinic) -> Iterator[Clinic]:
     yield package_clinic
     package_clinic.tidy()
     package_clinic.assert_nothing_is_left()
+
+
+@pytest.fixture(scope="package")
+def bench_simulator() -> Iterator[SimulatorProcess]:
+    """A pool for ticks in the test's own process."""
+    with SimulatorProcess("--guest-writes", "0") as made:
+        yield made
+
+
+@pytest.fixture
+def shop(
+    shared_redis: RedisServer, bench_simulator: SimulatorProcess, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Workshop]:
+    """Ticks in the test's own process: an empty pool, an empty journal, no worker."""
+    with bench_simulator.session() as call:
+        remove_everything(call)
+    with workshop(shared_redis, bench_simulator, monkeypatch) as made:
+        made.session.call("pool.get_all")  # logs in
+        bench_simulator.reset_stats()
+        yield made

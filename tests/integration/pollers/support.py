@@ -19,6 +19,7 @@ class Clinic(Ward):
     """A ward whose reboots wait long for their guests."""
 
     settings: dict[str, Any] = field(default_factory=lambda: {"soft_timeout_s": 3000})
+    flower_port: int = 0
 
     def hung(self, count: int = 1) -> list[tuple[VM, Handle]]:
         """Make VMs whose guests do not listen, and whose SOFT reboots wait for them."""
