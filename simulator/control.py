@@ -5,6 +5,7 @@ POST   stats/reset
 GET    faults | POST faults | DELETE faults | DELETE faults/<id>    (simulator.faults)
 GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.guests.Habits; {"console": text} prints;
                                "inside" of the answer is simulator.agent.inside)
+POST   guests/<vm uuid>/xenstore  {"xenstore": path of a socket, "domid"}     (simulator.dom0.guest_sockets)
 GET    hosts | POST hosts/<uuid>                                    (simulator.control_hosts)
 POST   xapi                    {"action": "restart" | "kill" | "flush"[, "downtime_s", "booting_s": seconds]}
 GET    storage | POST storage  {"coalesce_now", "wait_s", "pause", "quiet_period_s", "step_s", "bytes_per_s",
@@ -140,7 +141,12 @@ class Control:
         return self._pool.guests.describe(self._vm(rest))
 
     def _change_guest(self, rest: str, wish: dict[str, Any]) -> Any:
-        vm = self._vm(rest)
+        uuid, _, part = rest.partition("/")
+        vm = self._vm(uuid)
+        if part == "xenstore":
+            return {"xenstore": str(self._pool.guest_sockets.open(vm)), "domid": vm["domid"]}
+        if part:
+            raise NotFound(f"guests/{rest}")
         text = wish.pop("console", "")
         if text and not self._pool.dom0s.print_console(vm, str(text)):
             raise ValueError("console: the VM does not run")

@@ -24,6 +24,7 @@ from simulator.core.operations import Operations
 from simulator.core.sessions import Gate, Sessions
 from simulator.core.tasks import Tasks
 from simulator.dom0.dom0s import Dom0s
+from simulator.dom0.guest_sockets import GuestSockets
 from simulator.faults import Faults
 from simulator.guest_mirror import GuestMirror
 from simulator.guests import Guests
@@ -72,6 +73,7 @@ class Pool:
         self.guests = Guests(self)
         self.mirror = GuestMirror(self)
         self.agents = Agents(self)
+        self.guest_sockets = GuestSockets(self)
         self.metrics = Metrics(self)
         self.consoles = Consoles(self)
         self.transfers = Transfers(self)
@@ -216,6 +218,7 @@ class Pool:
         """End everything and keep the state."""
         self.scheduler.stop()
         self.guests.stop_all()
+        self.guest_sockets.close()
         self.dom0s.close()
         for collector in self.collectors:
             collector.stop()

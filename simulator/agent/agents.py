@@ -75,7 +75,7 @@ class Agents:
         process = self._processes.get(vm.ref)
         if process is not None:
             process.agent.habits = self._pool.guests.habits(vm)
-            self._poke(process)
+            self._poke(process, anew=True)
 
     def resumed(self, vm: Row) -> None:
         """Let an agent look at what came while the guest stood still."""
@@ -132,20 +132,22 @@ class Agents:
         """Return what the agent is and has done; the database is locked."""
         process = self._processes.get(vm.ref)
         values = self.inside(vm).values()
-        is_alive = process is not None and process.is_alive
+        is_alive = process is not None and process.is_alive and vm["power_state"] != "Halted"
         if process is not None:
             values["version"] = values["version"] or process.agent.habits.agent_version or process.agent.version
         return {"agent_is_alive": is_alive, "agent_ended_by": process.ended_by if process else ""} | values
 
     # -- looking
 
-    def _poke(self, process: Process) -> None:
-        """Plan the next look, unless one is planned or under way."""
+    def _poke(self, process: Process, *, anew: bool = False) -> None:
+        """Plan the next look, unless one is under way, or planned (`anew`: another one instead)."""
         with self._lock:
-            if process.is_busy or not process.is_alive:
+            if process.is_looking or not process.is_alive or (process.is_planned and not anew):
                 return
-            process.is_busy = True
-        self._pool.scheduler.later(self._until_poll_s(process), partial(self._look, process))
+            process.is_planned = True
+            process.plan += 1
+            plan = process.plan
+        self._pool.scheduler.later(self._until_poll_s(process), partial(self._look, process, plan))
 
     def _until_poll_s(self, process: Process) -> float:
         """Return how long it is until the agent looks again: it does so at fixed times since it started."""
@@ -153,8 +155,13 @@ class Agents:
         age_s = self._pool.clock.now() - process.started_at
         return math.ceil(age_s / poll_s) * poll_s - age_s if poll_s else 0.0
 
-    def _look(self, process: Process) -> None:
-        """List the requests, and begin with the first."""
+    def _look(self, process: Process, plan: int) -> None:
+        """List the requests, and begin with the first; nothing happens when another plan took this one's place."""
+        with self._lock:
+            if plan != process.plan:
+                return
+            process.is_planned = False
+            process.is_looking = True
         if self._runs(process):
             names = process.requests()
             process.waiting = names[:1] if process.agent.takes_one else names
@@ -183,7 +190,7 @@ class Agents:
                 process.finish(request, answer)
         process.waiting.clear()
         with self._lock:
-            process.is_busy = False
+            process.is_looking = False
         if process.is_alive and process.requests() and self._runs(process):
             self._poke(process)
 

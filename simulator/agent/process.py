@@ -26,8 +26,10 @@ class Process:
         self._pool = pool
         self.vm_ref = vm.ref
         self.started_at = started_at
-        self.is_busy = False
-        """Whether a look is planned or under way."""
+        self.is_planned = False
+        self.is_looking = False
+        self.plan = 0
+        """The number of the last plan: only its look takes place."""
         self.waiting: list[str] = []
         """Requests of this look."""
         self.ended_by = ""

@@ -135,6 +135,7 @@ def remove(ctx: Context, vm: Row) -> None:
             drop_blob(ctx.pool, blob)
     db.note(f"guest/{vm['uuid']}", None)
     ctx.pool.agents.forget(vm)
+    ctx.pool.guest_sockets.forget(vm)
     db.delete(vm)
 
 

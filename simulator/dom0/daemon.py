@@ -1,4 +1,4 @@
-"""xenstored: what it answers on a connection from dom0, plugins and the usual command-line tools."""
+"""xenstored: what it answers on a connection from dom0, plugins and the usual command-line tools, or from a guest."""
 
 from __future__ import annotations
 
@@ -19,16 +19,23 @@ MOST_EVENTS = 10_000
 _OK = b"OK\0"
 
 
-def talk(store: XenStore, sock: socket.socket) -> None:
-    """Serve one connection of dom0 until it ends."""
-    _Client(store, sock).serve()
+def talk(store: XenStore, sock: socket.socket, who: int = 0) -> None:
+    """Serve one connection of dom0, or of the guest in domain `who`, until it ends: at the latest with the domain."""
+    client = _Client(store, sock, who)
+    life = store.watch("@releaseDomain", "", lambda _path, _token: client.end_with_domain()) if who else None
+    try:
+        client.serve()
+    finally:
+        if life is not None:
+            store.unwatch(life)
 
 
 class _Client:
-    """One connection: dom0's."""
+    """One connection: dom0's, or a guest's."""
 
-    def __init__(self, store: XenStore, sock: socket.socket) -> None:
+    def __init__(self, store: XenStore, sock: socket.socket, who: int) -> None:
         self._store = store
+        self._who = who
         self._sock = sock
         self._sending = threading.RLock()
         self._events: queue.SimpleQueue[Packet | None] = queue.SimpleQueue()
@@ -50,6 +57,11 @@ class _Client:
             if self._writer is not None:
                 cut(self._sock)
                 self._writer.join()
+
+    def end_with_domain(self) -> None:
+        """Cut the connection when its domain is gone."""
+        if not self._store.is_introduced(self._who):
+            cut(self._sock)
 
     def _answer(self, packet: Packet) -> Packet:
         handle = _OPERATIONS.get(packet.kind)
@@ -94,12 +106,12 @@ class _Client:
     def directory(self, packet: Packet) -> bytes:
         """List the names of children."""
         (path,) = _texts(packet, 1)
-        return joined(self._store.directory(path, transaction=packet.transaction))
+        return joined(self._store.directory(path, who=self._who, transaction=packet.transaction))
 
     def directory_part(self, packet: Packet) -> bytes:
         """List names from an offset on, for a list too long for one answer: a version, names, and a NUL at the end."""
         path, offset = _texts(packet, 2)
-        names = joined(self._store.directory(path, transaction=packet.transaction))
+        names = joined(self._store.directory(path, who=self._who, transaction=packet.transaction))
         version = b"%d\0" % zlib.crc32(names)
         rest = names[_number(offset) :]
         part = rest[: rest.rfind(b"\0", 0, MOST_BYTES - len(version) - 1) + 1]
@@ -108,18 +120,18 @@ class _Client:
     def read(self, packet: Packet) -> bytes:
         """Return a value."""
         (path,) = _texts(packet, 1)
-        return self._store.read(path, transaction=packet.transaction)
+        return self._store.read(path, who=self._who, transaction=packet.transaction)
 
     def get_permissions(self, packet: Packet) -> bytes:
         """Return a node's permissions."""
         (path,) = _texts(packet, 1)
-        found = self._store.get_permissions(path, transaction=packet.transaction)
+        found = self._store.get_permissions(path, who=self._who, transaction=packet.transaction)
         return joined([one.text() for one in found])
 
     def set_permissions(self, packet: Packet) -> bytes:
         """Replace a node's permissions."""
         path, *wish = _texts(packet, None)
-        self._store.set_permissions(path, wish, transaction=packet.transaction)
+        self._store.set_permissions(path, wish, who=self._who, transaction=packet.transaction)
         return _OK
 
     def write(self, packet: Packet) -> bytes:
@@ -127,19 +139,19 @@ class _Client:
         path, mark, value = packet.payload.partition(b"\0")
         if not mark:
             raise XenStoreError("EINVAL")
-        self._store.write(path.decode("latin-1"), value, transaction=packet.transaction)
+        self._store.write(path.decode("latin-1"), value, who=self._who, transaction=packet.transaction)
         return _OK
 
     def mkdir(self, packet: Packet) -> bytes:
         """Make a node."""
         (path,) = _texts(packet, 1)
-        self._store.mkdir(path, transaction=packet.transaction)
+        self._store.mkdir(path, who=self._who, transaction=packet.transaction)
         return _OK
 
     def rm(self, packet: Packet) -> bytes:
         """Remove a node."""
         (path,) = _texts(packet, 1)
-        self._store.rm(path, transaction=packet.transaction)
+        self._store.rm(path, who=self._who, transaction=packet.transaction)
         return _OK
 
     def watch(self, packet: Packet) -> bytes:
@@ -150,7 +162,7 @@ class _Client:
         if self._writer is None:
             self._writer = threading.Thread(target=self._send_events, name="xenstored-events", daemon=True)
             self._writer.start()
-        self._watches[path, token] = self._store.watch(path, token, self._happened)
+        self._watches[path, token] = self._store.watch(path, token, self._happened, who=self._who)
         return _OK
 
     def unwatch(self, packet: Packet) -> bytes:
@@ -172,7 +184,7 @@ class _Client:
         """Begin a transaction; return its number."""
         if packet.transaction:
             raise XenStoreError("EBUSY")
-        number = self._store.start()
+        number = self._store.start(who=self._who)
         self._transactions.add(number)
         return b"%d\0" % number
 

@@ -295,8 +295,13 @@ class PoolProcess:
         return answer
 
     def guest(self, vm_uuid: str, **habits: object) -> dict[str, Any]:
-        """Change how a guest behaves (keys: simulator.guests.Habits); return its habits."""
+        """Change how a guest behaves (keys: simulator.guests.Habits); return its habits, and what is inside."""
         answer: dict[str, Any] = self.control("POST", f"guests/{vm_uuid}", habits)
+        return answer
+
+    def guest_xenstore(self, vm_uuid: str) -> str:
+        """Return a socket on which whoever connects is the guest to XenStore: `XENSTORED_PATH` of its tools."""
+        answer: str = self.control("POST", f"guests/{vm_uuid}/xenstore", {})["xenstore"]
         return answer
 
     def hosts(self) -> dict[str, dict[str, Any]]:
