@@ -15,6 +15,7 @@ from tasks.provision.drive import check_drive
 from tasks.provision.guestdata import flag_of, guest_data, mac_of
 from tasks.provision.networks import find_network
 from tasks.provision.request import BuildRequest
+from tasks.provision.setup import guest_wishes
 from tasks.provision.wishes import disks_of
 from worker.errors import (
     ImageFormatRefused,
@@ -54,7 +55,6 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings)
     From here on the build is one of the pool's `max_builds`, until it ends.
     """
     request = op.request(BuildRequest)
-    _check_password(request)
     instance = str(request.instance.uuid)
     op.hold(f"instance:{instance}")
     op.hold(f"name:{request.vm_name}")
@@ -62,6 +62,7 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings)
     _check_image(image, request)
     os_type = request.os_type or image.properties.get("os_type")
     macs = [one.mac or mac_of(instance, device) for device, one in enumerate(request.networks)]
+    wishes = guest_wishes(request, image.properties, os_type, settings)
     flag = flag_of(dict(image.properties))
     data = guest_data(request, os_type, flag, macs)
     check_drive(request, os_type, macs)
@@ -92,6 +93,7 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings)
             "networks": [{"ref": ref, "mac": mac} for ref, mac in zip(networks, macs, strict=True)],
             "disks": disks,
             "xenstore_data": data,
+            "guest": wishes,
         }
     )
 
@@ -106,15 +108,6 @@ def vm_mode_of(request: BuildRequest, image: Image) -> str:
         return request.vm_mode
     wish = image.properties.get("vm_mode") or image.properties.get("hw_vm_mode")
     return "pv" if wish in {"pv", "xen"} else "hvm"
-
-
-def _check_password(request: BuildRequest) -> None:
-    """Refuse a password that nobody would set, instead of leaving it out in silence."""
-    if request.admin_password and not (request.config_drive and request.config_drive.admin_password):
-        raise RequestError(
-            "admin_password cannot be served: no agent is asked to set it. Let the config drive carry it "
-            "(config_drive.admin_password), or leave it out."
-        )
 
 
 def _check_image(image: Image, request: BuildRequest) -> None:

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
+from pydantic import ValidationError
+
 from tasks.provision.request import BuildRequest, metadata_key
 from worker.errors import RequestError
+from worker.guest import networkdata
+from worker.guest.networkdata import NetworkDocument
 
 #: XenStore's limits: bytes of a value, bytes of a path (xapi.md 13.3).
 _VALUE_BYTES, _PATH_BYTES = 2048, 1024
-_WINDOWS_NAME_LENGTH = 15
 
 
 def mac_of(instance: str, device: int) -> str:
@@ -30,22 +33,21 @@ def mac_of(instance: str, device: int) -> str:
 
 def host_name(request: BuildRequest, os_type: str | None) -> str:
     """Return the name that the guest shall take; Windows' is shorter."""
-    name = request.guest_name
-    return name[:_WINDOWS_NAME_LENGTH] if os_type == "windows" else name
+    return networkdata.host_name(request.guest_name, is_windows=os_type == "windows")
 
 
 def guest_data(request: BuildRequest, os_type: str | None, disk_config: str, macs: Sequence[str]) -> dict[str, str]:
     """Return a new VM's xenstore_data. Raises RequestError when something does not fit into XenStore."""
     data = {
-        "vm-data/hostname": host_name(request, os_type),
+        networkdata.HOSTNAME: host_name(request, os_type),
         "vm-data/allowvssprovider": "false",
     }
     if disk_config:
         data["vm-data/auto-disk-config"] = disk_config
-    for one, mac in zip(request.networks, macs, strict=True):
+    for number, (one, mac) in enumerate(zip(request.networks, macs, strict=True)):
         if one.info:
-            document = {"label": one.network, "mac": mac, **one.info}
-            data[f"vm-data/networking/{mac.replace(':', '').upper()}"] = json.dumps(document)
+            document = _document(number, {"label": one.network, **one.info, "mac": mac})
+            data[document.key] = document.text()
     for key, value in request.metadata.items():
         data[f"vm-data/user-metadata/{metadata_key(key)}"] = json.dumps(value)
     for key, value in data.items():
@@ -55,6 +57,15 @@ def guest_data(request: BuildRequest, os_type: str | None, disk_config: str, mac
                 "less there."
             )
     return data
+
+
+def _document(number: int, info: dict[str, Any]) -> NetworkDocument:
+    try:
+        return NetworkDocument.model_validate(info)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(map(str, ("networks", number, "info", *problem["loc"])))
+        raise RequestError(f"{place}: {problem['msg'].removeprefix('Value error, ')}.") from None
 
 
 def flag_of(properties: dict[str, Any]) -> str:

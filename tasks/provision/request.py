@@ -7,9 +7,11 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from worker.guest.agent import check_file_path, check_file_size
 from worker.operations.request import Request, Secret
+from worker.settings import AgentBuild
 
 MacAddress = Annotated[str, StringConstraints(pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$", to_lower=True)]
 Hostname = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$")]
@@ -110,6 +112,32 @@ class ConfigDrive(_Part):
     )
 
 
+class GuestFile(_Part):
+    """A small file for the guest, written by its agent. Not for secrets: it is kept with the request."""
+
+    path: Annotated[str, AfterValidator(check_file_path)] = Field(max_length=1024, description="Absolute path.")
+    contents: str = Field(description="Text; with the path about 2900 bytes fit in all.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> GuestFile:
+        check_file_size(self.path, self.data())
+        return self
+
+    def data(self) -> bytes:
+        """Return the contents."""
+        return self.contents.encode()
+
+
+class AgentWishes(_Part):
+    """What the agent in the guest shall do after the build, beside what `files` and `admin_password` need."""
+
+    use: bool | None = Field(
+        default=None, description="Let it set up all it can; false: leave it alone. Default: the image, the settings."
+    )
+    update: AgentBuild | None = Field(default=None, description="Install this one where an older one runs.")
+    reset_network: bool = Field(default=False, description="Set the network up as the networks' info says.")
+
+
 class BuildRequest(Request):
     """What the steps of a build need."""
 
@@ -130,7 +158,11 @@ class BuildRequest(Request):
     hostname: Hostname | None = Field(default=None, description="Name for the guest; default: made from the name.")
     metadata: dict[MetadataKey, str] = Field(default={}, max_length=128, description="User metadata for the guest.")
     config_drive: ConfigDrive | None = Field(default=None, description="Makes a config drive.")
-    admin_password: Secret | None = Field(default=None, description="For guests whose agent sets it.")
+    admin_password: Secret | None = Field(
+        default=None, description="Set by the guest's agent, over a weak exchange, or carried by the config drive."
+    )
+    files: list[GuestFile] = Field(default=[], max_length=50, description="Written by the guest's agent.")
+    agent: AgentWishes = AgentWishes()
     cache_image: bool = Field(default=True, description="Keep the image in the storage repository for the next VM.")
     start: Literal["running", "paused", "no"] = Field(default="running", description="State at the end.")
     image_token: Secret | None = Field(default=None, description="Token for the image store, sealed.")

@@ -1,7 +1,7 @@
 """rescue and unrescue: a VM beside the instance's own, to repair the disks of that from.
 
     rescue:   find_vm -> check_request -> shut_down -> lock -> make_root_disk -> make_other_disks
-              -> create_vm -> attach_disks -> create_vifs -> start_vm -> mark_rescued
+              -> create_vm -> attach_disks -> create_vifs -> start_vm -> mark_rescued -> set_up_guest
     unrescue: find_rescue -> halt_rescue_vms -> remove_rescue_vms -> destroy_rescue_disks -> unlock -> restore
 
 The instance's own VM is halted and locked, and its own disks are attached to the rescue VM before that boots. Nothing
@@ -20,6 +20,7 @@ from tasks.provision.machine import create_vm
 from tasks.provision.networks import create_vifs
 from tasks.provision.others import make_other_disks
 from tasks.provision.root import make_root_disk
+from tasks.provision.setup import set_up_guest
 from tasks.provision.start import start_vm
 from tasks.rescue.begin import find_vm, lock, mark_rescued, shut_down
 from tasks.rescue.end import destroy_rescue_disks, halt_rescue_vms, remove_rescue_vms, restore, unlock
@@ -41,6 +42,7 @@ rescue = operation(
     create_vifs,
     start_vm,
     mark_rescued,
+    set_up_guest,
     doc="rescue: halt an instance's VM, and start a rescue VM that has its disks.",
 )
 unrescue = operation(

@@ -87,6 +87,9 @@ def assert_untouched(rig: Rig) -> None:
         ({"config_drive": {"form": "iso"}}, "config_drive.form"),
         ({"config_drive": {"ssh_keys": ["one\ntwo"]}}, "config_drive.ssh_keys.0: String should match pattern"),
         ({"config_drive": {"user_data": "x" * (1 << 20) + "x"}}, "user_data: String should have at most 1048576"),
+        ({"files": [{"path": "motd", "contents": ""}]}, "files.0.path: a path in the guest is absolute"),
+        ({"files": [{"path": "/f", "contents": "x" * 3000}]}, "files.0: What is to be sent to the agent"),
+        ({"agent": {"update": {"version": "new"}}}, "agent.update.version: String should match pattern"),
         ({"start": "later"}, "start: Input should be 'running', 'paused' or 'no'"),
         ({"cache_image": "perhaps"}, "cache_image: Input should be a valid boolean"),
         ({"image_token": "clear text"}, "image_token: the secret came in clear"),
@@ -122,17 +125,24 @@ def test_a_request_without_what_it_needs_is_refused(rig: Rig, field: str) -> Non
     ("wish", "complaint"),
     [
         ({"config_drive": {"admin_password": True}}, "there is none: give it"),
-        ({"admin_password": "clear"}, "admin_password cannot be served: no agent is asked to set it"),
+        (
+            {"admin_password": "clear", "agent": {"use": False}},
+            "admin_password cannot be served: no agent is asked in this guest",
+        ),
+        (
+            {"files": [{"path": "/etc/motd", "contents": ""}], "start": "paused"},
+            "files cannot be served: an agent answers only with start=running",
+        ),
         (
             {"config_drive": {}, "networks": [{"network": "xenbr0", "info": {"ips": [{"ip": "10.0.0.300"}]}}]},
-            "networks.0.info.ips.0.ip cannot be written on the config drive",
+            "networks.0.info.ips.0.ip: ",
         ),
         (
             {"config_drive": {}, "networks": [{"network": "xenbr0", "info": {"gateway": "fe80::1"}}]},
-            "networks.0.info.gateway cannot be written on the config drive",
+            "networks.0.info.gateway: ",
         ),
     ],
-    ids=["no password", "no agent", "address", "gateway"],
+    ids=["no password", "no agent", "not running", "address", "gateway"],
 )
 def test_what_nobody_could_serve_is_refused_and_not_left_out(rig: Rig, wish: dict[str, Any], complaint: str) -> None:
     picture = put_image(rig)
