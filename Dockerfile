@@ -18,7 +18,11 @@ RUN /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/vmops/bin/pip uninstall --yes pip
 
 FROM python:3.13-slim
-RUN python -m pip uninstall --yes pip \
+# e2fsprogs: the worker makes file systems on ephemeral disks, and makes those of root disks smaller.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends e2fsprogs \
+ && rm -rf /var/lib/apt/lists/* \
+ && python -m pip uninstall --yes pip \
  && useradd --uid 1000 --create-home --home-dir /home/vmops vmops \
  && install -d -o vmops -g vmops /var/lib/vmops /var/lib/vmops/images /var/lib/vmops/beat /var/lib/vmops/simulator
 COPY --from=build /opt/vmops /opt/vmops

@@ -62,6 +62,12 @@ def test_the_services_run_as_an_ordinary_user_without_installers() -> None:
     assert "pip uninstall --yes pip" in dockerfile()[0][-1].text
 
 
+def test_the_workers_tools_are_installed() -> None:
+    assert (
+        "--no-install-recommends e2fsprogs" in dockerfile()[-1][[e.keyword for e in dockerfile()[-1]].index("RUN")].text
+    )
+
+
 def test_the_images_python_is_one_that_the_package_supports() -> None:
     bases = {entry.words[0] for stage in dockerfile() for entry in stage if entry.keyword == "FROM"}
     version = re.fullmatch(r"python:(3\.\d+)-slim", bases.pop())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,21 +25,12 @@ from tests.support.spawning import (
     succeeded,
     vm_of,
 )
+from tests.support.tools import run_tool
 from worker.client import Handle
 from worker.operations.states import State
 
 LOOKS = {"event.from", "task.get_record"}
 PARTITION_AT = MIB
-
-
-def tool(name: str, *arguments: str) -> str:
-    """Run a program of util-linux or e2fsprogs; skip the test when it is not there."""
-    path = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if path is None:
-        pytest.skip(f"{name} is not there")
-    done = subprocess.run([path, *arguments], check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    return done.stdout
 
 
 def disks_of(rig: Rig, vm_rec: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -105,18 +94,18 @@ def assert_swap(path: Path) -> None:
     assert (table[510:], table[450]) == (b"\x55\xaa", 0x82)
     assert page[-10:] == b"SWAPSPACE2"
     assert int.from_bytes(page[1028:1032], "little") == (path.stat().st_size - PARTITION_AT) // 4096 - 1
-    assert 'TYPE="swap"' in tool("blkid", "-p", "-O", str(PARTITION_AT), str(path))
-    assert 'PTTYPE="dos"' in tool("blkid", "-p", str(path))
+    assert 'TYPE="swap"' in run_tool("blkid", "-p", "-O", str(PARTITION_AT), str(path))
+    assert 'PTTYPE="dos"' in run_tool("blkid", "-p", str(path))
 
 
 def assert_ext4(path: Path) -> None:
     """The disk has one partition with an ext4 file system, which e2fsck finds whole."""
     with path.open("rb") as file:
         assert file.read(512)[450] == 0x83
-    found = tool("blkid", "-p", "-O", str(PARTITION_AT), str(path))
+    found = run_tool("blkid", "-p", "-O", str(PARTITION_AT), str(path))
     assert 'TYPE="ext4"' in found
     assert 'LABEL="ephemeral0"' in found
-    assert "ephemeral0" in tool("e2fsck", "-fn", f"{path}?offset={PARTITION_AT}")
+    assert "ephemeral0" in run_tool("e2fsck", "-fn", f"{path}?offset={PARTITION_AT}")
 
 
 def test_a_config_drive_carries_what_the_guest_needs(rig: Rig, tmp_path: Path) -> None:
