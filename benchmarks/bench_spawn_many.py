@@ -83,9 +83,7 @@ def main() -> None:
     simulator = ("--hosts", "3", "--latency", "20ms", "--guest-writes", "0")
     with (
         tempfile.TemporaryDirectory(prefix="vmops-bench-") as name,
-        Rig(
-            Path(name), SETTINGS, simulator, concurrency=8, pool_settings={"max_builds": options.builds}
-        ) as rig,
+        Rig(Path(name), SETTINGS, simulator, concurrency=8, pool_settings={"max_builds": options.builds}) as rig,
     ):
         picture = put_image(rig)
         peaks = Peaks(rig)
@@ -104,8 +102,12 @@ def main() -> None:
     del calls["task.get_all"]
     looks = sum(calls.pop(one, 0) for one in LOOKS)
     print(f"{count} spawns, {options.builds} builds at a time: {took_s:.1f} s, {count / took_s:.1f} a second")
-    print(f"{calls.total() / count:.1f} calls and {looks / count:.1f} looks for each; worker {peaks.memory / MIB:.0f} MiB")
-    print(f"peaks: {peaks.builds} builds, {peaks.tasks} tasks, {peaks.sessions} sessions, {peaks.connections} connections")
+    print(
+        f"{calls.total() / count:.1f} calls and {looks / count:.1f} looks for each; worker {peaks.memory / MIB:.0f} MiB"
+    )
+    print(
+        f"peaks: {peaks.builds} builds, {peaks.tasks} tasks, {peaks.sessions} sessions, {peaks.connections} connections"
+    )
     claims = {
         "every VM runs": not failed,
         "the image is fetched once": downloads == 1,

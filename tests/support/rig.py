@@ -47,6 +47,7 @@ class Rig:
     store: str = "glance"
     pool: str = "threads"
     concurrency: int = 4
+    pool_settings: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -79,6 +80,7 @@ class Rig:
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         pool = {"url": self.simulator.url, "username": "root", "password": self.simulator.password}
+        pool |= self.pool_settings
         return "\n".join([*lines, "[pools.lab]", *(f"{key} = {json.dumps(value)}" for key, value in pool.items())])
 
     # -- faults --------------------------------------------------------------------------------------------------------
