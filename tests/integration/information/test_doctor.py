@@ -1,0 +1,89 @@
+"""`vmops doctor` and get_host_plugins: which host lacks what, and what to type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli_support import Vmops
+from tests.integration.information.support import Office
+from tests.integration.information.test_console_output import root_of, without
+from worker.cli import doctor
+from worker.cli.dom0 import pack_version
+
+
+@pytest.fixture
+def vmops(office: Office) -> Vmops:
+    return Vmops(office.deployment.env)
+
+
+def hosts_of(office: Office) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = office.client.get_host_plugins()
+    return found
+
+
+def plugins_of(office: Office, host: dict[str, str]) -> Path:
+    return root_of(office, host["uuid"]) / "etc/xapi.d/plugins"
+
+
+def test_a_deployment_with_everything_is_well(vmops: Vmops) -> None:
+    ended = vmops("doctor", "--json")
+    assert ended.status == 0, ended
+    found = json.loads(ended.out)
+    assert [(one["part"], one["level"]) for one in found] == [
+        ("journal", "good"), ("broker", "good"), ("pool", "good"), ("plugins", "good"), ("plugins", "good"),
+    ]  # fmt: skip
+    assert found[3]["text"].startswith(f"version {pack_version()}, Python 3.")
+
+
+def test_the_answer_costs_one_call_and_one_for_each_host(office: Office) -> None:
+    assert office.cost_of(lambda: hosts_of(office)) == {"host.get_all_records": 1, "host.call_plugin": 2}
+
+
+def test_a_host_without_the_plugins_is_named_with_what_to_type(office: Office, vmops: Vmops) -> None:
+    host = hosts_of(office)[1]
+    with without(plugins_of(office, host) / "vmops-info"):
+        ended = vmops("doctor")
+    assert ended.status == 1
+    assert f"lab: {host['name']}" in ended.out
+    assert "not installed: get_console_output" in ended.out
+    assert f"vmops dom0 install {host['address']}" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "words"),
+    [
+        ('PACK = "0.9"\nAPI = 1\n', 0, "version 0.9; this vmops brings"),
+        ('PACK = "0.9"\nAPI = 77\n', 1, "version 0.9 does not understand this vmops"),
+        ("syntax error", 1, "did not answer (non-zero exit)"),
+    ],
+)
+def test_another_version_and_a_broken_one_are_told_apart(
+    office: Office, vmops: Vmops, text: str, status: int, words: str
+) -> None:
+    init = plugins_of(office, hosts_of(office)[0]).resolve() / "vmops_lib/__init__.py"
+    before = init.read_text(encoding="ascii")
+    init.write_text(text, encoding="ascii")
+    try:
+        ended = vmops("doctor", "--json")
+    finally:
+        init.write_text(before, encoding="ascii")
+    found = [one for one in json.loads(ended.out) if one["part"] == "plugins"]
+    assert ended.status == status
+    assert all(words in one["text"] for one in found)
+
+
+def test_no_worker_and_no_broker_are_what_is_wrong(
+    office: Office, vmops: Vmops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_ANSWER_S", 1.0)
+    text = office.deployment.config.read_text(encoding="utf-8")
+    broker = office.client.settings.broker_url
+    for url, words in ((broker.replace("/0", "/7"), "no worker has answered"), ("redis://127.0.0.1:1/0", "not answer")):
+        path = tmp_path / "vmops.toml"
+        path.write_text(text.replace(broker, url), encoding="utf-8")
+        ended = vmops.with_settings(path)("doctor", "--json")
+        assert ended.status == 1
+        assert [words in one["text"] for one in json.loads(ended.out) if one["level"] == "bad"] == [True]
