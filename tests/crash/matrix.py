@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -52,13 +52,14 @@ class Accident:
     def __str__(self) -> str:
         return f"{self.kind} {self.moment} {self.call} {self.nth}"
 
-    def case(self, *values: object) -> ParameterSet:
+    def case(self, *values: object, telling: Collection[tuple[str, int]] | None = None) -> ParameterSet:
         """Return the accident as a test case, behind other values.
 
-        `make test` has the deaths after a call that makes or unmakes something, which leave most behind; `make
-        test-matrix` has every one.
+        `make test` has the deaths after a call that makes or unmakes something, which leave most behind, or after the
+        `telling` ones; `make test-matrix` has every one.
         """
-        is_telling = (self.kind, self.moment) == ("killed", "after") and _MAKES.search(self.call) is not None
+        is_chosen = _MAKES.search(self.call) if telling is None else (self.call, self.nth) in telling
+        is_telling = (self.kind, self.moment) == ("killed", "after") and is_chosen
         marks = () if is_telling else (pytest.mark.matrix,)
         return pytest.param(*values, self, id=" ".join(map(str, (*values, self))), marks=marks)
 
@@ -75,6 +76,8 @@ class Matrix(Generic[T]):
     looks: Sequence[tuple[str, int]] = ()
     """Looks at which accidents shall happen, too."""
     kinds: Sequence[Literal["killed", "cut"]] = ("killed", "cut")
+    telling: Collection[tuple[str, int]] | None = None
+    """The calls after which `make test` has a death; default: all that make or unmake something."""
 
     @property
     def accidents(self) -> list[Accident]:
@@ -90,7 +93,7 @@ class Matrix(Generic[T]):
     @property
     def at_every_call(self) -> pytest.MarkDecorator:
         """Parametrises a test over `accident`."""
-        return pytest.mark.parametrize("accident", [one.case() for one in self.accidents])
+        return pytest.mark.parametrize("accident", [one.case(telling=self.telling) for one in self.accidents])
 
     def endure(self, rig: Rig, accident: Accident) -> None:
         """Let the accident happen to a run, and check what it leaves."""

@@ -17,11 +17,13 @@ from worker.operations.states import FINAL
 LOCKS = {"start", "start_on", "resume", "resume_on"}
 #: An administrator's, on every instance here: it stays whatever happens.
 FOREIGN_LOCK = {"make_into_template": "ask the owner"}
+#: What the disks of an instance here are for, by position.
+_ROLES = ("root", "volume", "swap", "", "ephemeral")
 
 
 @dataclass(frozen=True)
 class Patient:
-    """An instance whose VM has a root disk, a swap disk, an ephemeral disk and a volume."""
+    """An instance whose VM has a root disk, a volume, a swap disk, a disk without marks, and an ephemeral disk."""
 
     name: str
     instance: str
@@ -30,12 +32,17 @@ class Patient:
     state: str
     """Its power state before anything."""
     contents: dict[str, str]
-    """Uuid of a disk -> its content."""
+    """Uuid of a disk -> its content, by position."""
 
     @property
     def disks(self) -> list[str]:
-        """Uuids of the disks: root, swap, ephemeral, volume."""
+        """Uuids of the disks, by position."""
         return list(self.contents)
+
+    @property
+    def root(self) -> str:
+        """The root disk's uuid."""
+        return self.disks[0]
 
 
 def vbd_record(vm_ref: str, vdi_ref: str, position: str, **fields: Any) -> dict[str, Any]:
@@ -61,21 +68,18 @@ def new_patient(rig: Rig, *, running: bool = True, nova: bool = False) -> Patien
     instance = str(uuid4())
     name = f"patient-{instance[:8]}"
     other_config = {"nova_uuid": instance} if nova else {"vmops.instance": instance, "vmops.operation": "its-spawn"}
-    disk = {"size": 2 * MIB, "content": "random"}
-    made = rig.simulator.add_vm(name=name, disks=[disk] * 4, running=False, other_config=other_config)
+    disks = [{"size": 2 * MIB, "content": "random"}] * len(_ROLES)
+    made = rig.simulator.add_vm(name=name, disks=disks, running=running, other_config=other_config)
     with rig.simulator.session() as call:
-        for vbd_ref in call("VM.get_VBDs", made["ref"]):
-            call("VBD.destroy", vbd_ref)
-        for vdi_uuid, position, role in zip(made["vdis"], "0248", ("root", "swap", "ephemeral", ""), strict=True):
+        for vdi_uuid, role in zip(made["vdis"], _ROLES, strict=True):
             vdi_ref = call("VDI.get_by_uuid", vdi_uuid)
-            if role:
+            if role == "volume":
+                (vbd_ref,) = call("VDI.get_VBDs", vdi_ref)
+                call("VBD.add_to_other_config", vbd_ref, "osvol", "True")
+            elif role:
                 call("VDI.set_other_config", vdi_ref, _marks(instance, role, vdi_ref, nova=nova))
-            volume = {} if role else {"osvol": "True"}
-            call("VBD.create", vbd_record(made["ref"], vdi_ref, position, other_config=volume))
         for key, text in FOREIGN_LOCK.items():
             call("VM.add_to_blocked_operations", made["ref"], key, text)
-        if running:
-            call("VM.start", made["ref"], False, False)
     contents = contents_of(rig, made["vdis"])
     return Patient(name, instance, made["uuid"], made["ref"], "Running" if running else "Halted", contents)
 
@@ -133,10 +137,9 @@ def assert_in_rescue(rig: Rig, patient: Patient, handle: Handle, picture: Pictur
     assert rescuer["power_state"] == "Running"
     assert rescuer["other_config"]["vmops.role"] == "rescue"
     assert rescuer["other_config"]["vmops.operation"] == handle.id
-    root, swap, ephemeral, volume = patient.disks
     devices = attached(rig, ref)
     made = devices.pop("0")
-    assert devices == {"1": root, "2": swap, "4": ephemeral}
+    assert devices == {"1": patient.root, "2": patient.disks[2], "4": patient.disks[4]}
     assert rig.simulator.disk(made)["sha256"] == picture.digest()
     rec = own_vm(rig, patient)
     assert rec["power_state"] == "Halted"
@@ -144,8 +147,7 @@ def assert_in_rescue(rig: Rig, patient: Patient, handle: Handle, picture: Pictur
     assert all(handle.id in rec["blocked_operations"][key] for key in LOCKS)
     epoch, operation_id = rec["other_config"]["vmops.rescued"].split()
     assert (epoch.isdecimal(), operation_id) == (True, handle.id)
-    assert attached(rig, patient.vm_ref) == {"0": root, "2": swap, "4": ephemeral, "8": volume}
-    assert contents_of(rig, patient.disks) == patient.contents
+    assert_disks_untouched(rig, patient)
     assert_tidy(rig)
     return rescuer
 
@@ -157,11 +159,15 @@ def assert_as_before(rig: Rig, patient: Patient, *, state: str = "") -> None:
     assert rec["blocked_operations"] == FOREIGN_LOCK
     assert not {key for key in rec["other_config"] if "rescue" in key}
     assert rescue_vms(rig, patient) == {}
-    root, swap, ephemeral, volume = patient.disks
-    assert attached(rig, patient.vm_ref) == {"0": root, "2": swap, "4": ephemeral, "8": volume}
-    assert contents_of(rig, patient.disks) == patient.contents
+    assert_disks_untouched(rig, patient)
     assert [rec["uuid"] for rec in disks_of(rig, patient).values() if rec["uuid"] not in patient.contents] == []
     assert_tidy(rig)
+
+
+def assert_disks_untouched(rig: Rig, patient: Patient) -> None:
+    """The instance's own VM has its disks where they were, with what was on them."""
+    assert attached(rig, patient.vm_ref) == {str(position): uuid for position, uuid in enumerate(patient.disks)}
+    assert contents_of(rig, patient.disks) == patient.contents
 
 
 def disks_of(rig: Rig, patient: Patient) -> Mapping[str, dict[str, Any]]:
@@ -190,7 +196,7 @@ def rescue_by_nova(call: Client, patient: Patient, image_ref: str) -> str:
         call("VDI.destroy", vdi_ref)
     root_ref = call("VDI.clone", image_ref, {})
     call("VDI.set_other_config", root_ref, {"nova_instance_uuid": patient.instance, "nova_disk_type": "root"})
-    own = call("VDI.get_by_uuid", patient.disks[0])
+    own = call("VDI.get_by_uuid", patient.root)
     if call("VM.get_power_state", patient.vm_ref) != "Halted":
         call("VM.hard_shutdown", patient.vm_ref)
     call("VM.add_to_blocked_operations", patient.vm_ref, "start", "")
