@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-#: In `other_config`: "<epoch, in the pool's time> <operation id>", since when and by which rescue.
+from tasks.parts.entered import Rescued
+
+#: In `other_config`: a `Rescued` as text, since when and by which rescue.
 RESCUED = "vmops.rescued"
 #: In `other_config`: the power state to go back to, "Running" or "Halted".
 POWER_BEFORE = "vmops.power-before-rescue"
@@ -27,7 +29,9 @@ def locks_of(vm_rec: dict[str, Any]) -> dict[str, str]:
     return {key: blocked[key].removeprefix(_LOCK_TEXT) for key in LOCKS if blocked.get(key, "").startswith(_LOCK_TEXT)}
 
 
-def entered(vm_rec: dict[str, Any]) -> tuple[int, str] | None:
-    """Return when the instance went into rescue (epoch, in the pool's time) and by which operation, if it says so."""
-    epoch, _, operation_id = str(vm_rec["other_config"].get(RESCUED, "")).partition(" ")
-    return (int(epoch), operation_id) if epoch.isdecimal() else None
+def entered(vm_rec: dict[str, Any]) -> Rescued | None:
+    """Return since when the instance is in rescue, and by which operation; None when it does not say so."""
+    try:
+        return Rescued.parse(vm_rec["other_config"].get(RESCUED, ""))
+    except ValueError:
+        return None

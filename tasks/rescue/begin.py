@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.parts import disks, power
 from tasks.parts.calls import ended
+from tasks.parts.entered import Rescued
 from tasks.parts.power import Rec
 from tasks.parts.rescued import LOCKS, POWER_BEFORE, RESCUED, lock_text, locks_of
 from tasks.provision.lost import await_lost, intend
@@ -229,7 +230,7 @@ def mark_rescued(op: Op, pool: Session) -> None:
     _lock(op, pool, rec)
     epoch = host.servertime(pool, op.data["plan"]["master"])
     op.remember(marking=True)
-    vm_power.add_to_other_config(pool, rec["ref"], RESCUED, f"{epoch} {op.id}")
+    vm_power.add_to_other_config(pool, rec["ref"], RESCUED, str(Rescued(epoch, op.id)))
     op.set_result(
         rescued={"vm_uuid": rec["uuid"], "power_state_before": op.data["original"]["power_state"], "entered": epoch}
     )

@@ -26,7 +26,7 @@ def find_rescue(op: Op, pool: Session) -> None:
     original = _original(pool, instance, named, rescuers)
     rec = power.part_of(original)
     since = entered(rec)
-    if request.only_if_entered is not None and (since is None or since[0] != request.only_if_entered):
+    if request.only_if_entered is not None and (since is None or since.entered != request.only_if_entered):
         op.note("left alone: this is no more the rescue that was meant")
         op.remember(vm=rec, is_left_alone=True)
         power.set_outcome(op, rec["power_state"], is_left_alone=True)
@@ -94,7 +94,7 @@ def _makers(original: Found, rescuers: list[Found]) -> set[str]:
     """Return the operations whose disks go with the rescue; never the one that made the instance's own VM."""
     marks = [one.rec["other_config"].get(OPERATION) for one in rescuers if _is_ours(one)]
     since = entered(original.rec)
-    found = {*marks, *locks_of(original.rec).values(), since and since[1]}
+    found = {*marks, *locks_of(original.rec).values(), since and since.operation}
     return {one for one in found if one} - {original.rec["other_config"].get(OPERATION, "")}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.support.rig import MIB, Rig
-from tests.support.simulator import Client
+from tests.support.simulator import Client, vm_record
 from tests.support.spawning import Picture, leaks, records
 from tests.support.worker import eventually
 from worker.client import Handle
@@ -187,20 +187,22 @@ def assert_tidy(rig: Rig) -> None:
     assert all(record.state in FINAL for record in journal.find())
 
 
-def rescue_by_nova(call: Client, patient: Patient, image_ref: str) -> str:
-    """Put the instance in rescue as Nova does: a VM found by its name, its disk marked as the instance's root."""
-    vm_ref = call("VM.clone", patient.vm_ref, f"{patient.name}-rescue")
-    for vbd_ref in call("VM.get_VBDs", vm_ref):
-        vdi_ref = call("VBD.get_VDI", vbd_ref)
-        call("VBD.destroy", vbd_ref)
-        call("VDI.destroy", vdi_ref)
-    root_ref = call("VDI.clone", image_ref, {})
-    call("VDI.set_other_config", root_ref, {"nova_instance_uuid": patient.instance, "nova_disk_type": "root"})
-    own = call("VDI.get_by_uuid", patient.root)
+def rescue_by_nova(call: Client, patient: Patient) -> tuple[str, str]:
+    """Put the instance in rescue as Nova does: the VM is known by its name, its disk marked as the instance's root.
+
+    Returns the rescue VM's ref and its disk's uuid.
+    """
+    other_config = {"nova_uuid": patient.instance}
+    vm_ref = call("VM.create", vm_record(name_label=f"{patient.name}-rescue", other_config=other_config))
+    own_ref = call("VDI.get_by_uuid", patient.root)
+    disk = {"name_label": f"{patient.name}-rescue", "name_description": "root", "virtual_size": str(2 * MIB)}
+    disk |= {"SR": call("VDI.get_SR", own_ref), "type": "user", "sharable": False, "read_only": False}
+    marks = {"nova_instance_uuid": patient.instance, "nova_disk_type": "root"}
+    root_ref = call("VDI.create", {**disk, "other_config": marks})
     if call("VM.get_power_state", patient.vm_ref) != "Halted":
         call("VM.hard_shutdown", patient.vm_ref)
     call("VM.add_to_blocked_operations", patient.vm_ref, "start", "")
     call("VBD.create", vbd_record(vm_ref, root_ref, "0", bootable=True))
-    call("VBD.create", vbd_record(vm_ref, own, "1"))
+    call("VBD.create", vbd_record(vm_ref, own_ref, "1"))
     call("VM.start", vm_ref, False, False)
-    return str(vm_ref)
+    return str(vm_ref), str(call("VDI.get_uuid", root_ref))
