@@ -128,6 +128,11 @@ def _check_image(image: Image, request: BuildRequest) -> None:
         raise ImageTooLarge(f"Image {image.id} is an ISO: give the flavor a root_gb for the disk to install to.")
     if image.disk_format == "iso" and request.role == "rescue" and request.config_drive:
         raise RequestError("In a rescue VM an ISO takes the config drive's place: leave config_drive out.")
+    if image.disk_format == "iso" and request.role == "rescue" and request.config_drive is not None:
+        raise RequestError(
+            f"Image {image.id} is an ISO, whose CD has the config drive's position in a rescue VM: leave config_drive "
+            "out, or take another image."
+        )
     if image.disk_format != "iso":
         check_size(request, image.virtual_size or 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
+from uuid import UUID
 
 from pydantic import Field
 
@@ -13,11 +14,15 @@ from worker.operations.request import InstanceRequest
 class RescueRequest(RescueBuildRequest):
     """The instance, what its rescue VM is made of, and how its own VM is halted.
 
-    `instance` names the instance as it is. Without `sr` the rescue VM's disk is made where the instance's root disk is.
+    `instance` names the instance as it is. The rescue VM gets no swap and no ephemeral disk of the flavor: it has the
+    instance's.
     """
 
     example: ClassVar[dict[str, Any]] = {**BuildRequest.example, "clean_timeout_s": 60}
 
+    sr: UUID | None = Field(
+        default=None, description="Storage repository of the rescue VM; default: that of the instance's root disk."
+    )
     start: Literal["running", "paused"] = Field(default="running", description="State of the rescue VM at the end.")
     clean_timeout_s: float | None = Field(
         default=None,

@@ -195,7 +195,11 @@ def rescue_by_nova(call: Client, patient: Patient) -> tuple[str, str]:
     other_config = {"nova_uuid": patient.instance}
     vm_ref = call("VM.create", vm_record(name_label=f"{patient.name}-rescue", other_config=other_config))
     own_ref = call("VDI.get_by_uuid", patient.root)
-    disk = {"name_label": f"{patient.name}-rescue", "name_description": "root", "virtual_size": str(2 * MIB)}
+    disk: dict[str, Any] = {
+        "name_label": f"{patient.name}-rescue",
+        "name_description": "root",
+        "virtual_size": str(2 * MIB),
+    }
     disk |= {"SR": call("VDI.get_SR", own_ref), "type": "user", "sharable": False, "read_only": False}
     marks = {"nova_instance_uuid": patient.instance, "nova_disk_type": "root"}
     root_ref = call("VDI.create", {**disk, "other_config": marks})
