@@ -28,6 +28,7 @@ MODULES = (
     "tasks.reboot",
     "tasks.destroy",
     "tasks.rescue",
+    "tasks.migration",
     "tasks.information",
     "tasks.network",
     "tasks.xenstore",

@@ -68,6 +68,32 @@ class Members:
         """Bring a suspended VM back."""
         return self.submit("resume", {"instance": instance, **fields}, operation_id=operation_id)
 
+    # -- resize and move
+
+    def migrate_disk_and_power_off(
+        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Bring a VM's disks to `dest` in the size of `instance_type`, and halt it."""
+        return self.submit("migrate_disk_and_power_off", {"instance": instance, **fields}, operation_id=operation_id)
+
+    def finish_migration(
+        self: _Client, *, migration: dict[str, str], operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Make and start the VM whose disks were moved; `migration` is in that operation's result."""
+        return self.submit("finish_migration", {"migration": migration, **fields}, operation_id=operation_id)
+
+    def confirm_migration(
+        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Remove what a resize or move has left: from now on there is no way back."""
+        return self.submit("confirm_migration", {"instance": instance, **fields}, operation_id=operation_id)
+
+    def finish_revert_migration(
+        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Remove what a resize or move has made, and give the VM that was left its name and power back."""
+        return self.submit("finish_revert_migration", {"instance": instance, **fields}, operation_id=operation_id)
+
     # -- destroy
 
     def destroy(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:

@@ -1,4 +1,4 @@
-"""What steps may ask for by parameter name: `pool` (XenAPI session), `images` (image store), `settings`, `logins`.
+"""What steps may ask for by parameter name: `pool` (XenAPI session), `pools` (those of others), `images`, `logins` ...
 
 One session pool for each XenServer pool and process, made at first use. The session itself is shared by all processes
 of a worker node and outlives a killed worker: its reference is kept in the journal's Redis, closed with a key that only
@@ -11,7 +11,8 @@ import os
 import socket
 import time
 from base64 import b64decode, b64encode
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from hashlib import scrypt
 from typing import Any, cast
 
@@ -159,6 +160,18 @@ def _pool(op: Holder) -> Session:
     return session_of(op.pool_name, op.guard)
 
 
+Pools = Callable[[str], Session]
+"""Gives the session of any configured pool by its name, for steps that work on two. Raises UnknownPool."""
+
+
+def _pools(op: Holder) -> Pools:
+    return partial(_session_for, op)
+
+
+def _session_for(op: Holder, name: str) -> Session:
+    return session_of(get_settings().pool(name)[0], op.guard)
+
+
 def _images(op: Holder) -> ImageStore:
     token = op.secret("image_token")
     return _image_store(os.getpid()) if token is None else open_store(get_settings(), token)
@@ -170,6 +183,7 @@ def _settings(_op: Holder) -> Settings:
 
 provide("op", lambda op: op)
 provide("pool", _pool)
+provide("pools", _pools)
 provide("images", _images)
 provide("settings", _settings)
 provide("logins", lambda op: logins_of(op.pool_name))

@@ -8,6 +8,7 @@ from typing import Any
 from tasks.destroy.request import DestroyRequest
 from tasks.parts import disks, power
 from tasks.parts.instances import hold_of, instance_uuid
+from tasks.parts.migrated import refuse_migrating
 from worker.errors import RequestError
 from worker.operations.definition import step
 from worker.operations.op import Op
@@ -30,6 +31,7 @@ def find_vms(op: Op, pool: Session) -> None:
                 "unrescue the instance, or destroy it by its uuid."
             )
     for one in found:
+        refuse_migrating(one.rec, "destroyed")
         rec = {"ref": one.ref, **one.rec}
         power.assert_unlocked(rec, "destroy")
         if rec["power_state"] != "Halted":

@@ -19,7 +19,7 @@ from worker.xenapi.xapi_task import Outcome
 #: A call usually ends within this time.
 _SHORT_S = 3.0
 _DEADLINE_S = 2 * 3600.0  # XAPI's own limit for waiting on a lock (xapi.md 4.2)
-_CHECK_S = 60.0
+_CHECK_S, _FAR_CHECK_S = 60.0, 2.0
 
 
 def ended(pool: Session, task_ref: str, reason: str, deadline_s: float = _DEADLINE_S) -> Outcome:
@@ -42,6 +42,13 @@ def until_ended(task_refs: Sequence[str], reason: str, deadline_s: float = _DEAD
     )
 
 
+def seen_from(op: Op, pool: Session, wait: Wait) -> Wait:
+    """Return what to raise for a wait for something in `pool`: only the operation's own pool wakes it by events."""
+    if pool.pool_name == op.pool_name:
+        return wait
+    return Wait(wait.reason, check_every_s=_FAR_CHECK_S, deadline_s=wait.deadline_s)
+
+
 def carry_out(
     op: Op, pool: Session, name: str, begin: Callable[[], str], reason: str, *, deadline_s: float = _DEADLINE_S
 ) -> str:
@@ -55,7 +62,10 @@ def carry_out(
     if name not in begun:
         begun[name] = begin()
         op.remember(begun=begun)
-    outcome = ended(pool, begun.pop(name), reason, deadline_s)
+    try:
+        outcome = ended(pool, begun.pop(name), reason, deadline_s)
+    except Wait as wait:
+        raise seen_from(op, pool, wait) from None
     op.remember(begun=begun)
     if outcome.status == "vanished":
         raise UnknownResult(f"Pool {pool.pool_name!r} was restarted while {reason}.")

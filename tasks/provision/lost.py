@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks.parts.calls import until_ended
+from tasks.parts.calls import seen_from, until_ended
 from worker.errors import XenAPIFailure
 from worker.operations.op import Op
 from worker.operations.wait import Redo
@@ -46,7 +46,7 @@ def await_lost(op: Op, pool: Session, call: str) -> None:
     else:
         pending = [task_ref for task_ref in pending if task_ref in known]
     if pending:
-        raise until_ended(pending, f"a {call} of unknown outcome ends")
+        raise seen_from(op, pool, until_ended(pending, f"a {call} of unknown outcome ends"))
 
 
 @contextmanager

@@ -12,11 +12,11 @@ the steps know of each disk travels as plain data under `disks`.
 
 from __future__ import annotations
 
+from tasks.parts.snapshots import discard_snapshot, take_snapshot
 from tasks.snapshot.coalesce import wait_for_coalesce
 from tasks.snapshot.find import find_disks
 from tasks.snapshot.push import push_to_glance
 from tasks.snapshot.request import SnapshotRequest
-from tasks.snapshot.take import discard_snapshot, take_snapshot
 from worker.operations.definition import operation
 
 snapshot = operation(

@@ -5,7 +5,7 @@ An export reads the whole chain through the storage manager, so a right image do
 
 from __future__ import annotations
 
-from tasks.snapshot.disks import Disk, by_sr, not_pushed, vanished
+from tasks.parts.snapshots import Disk, by_sr, not_pushed, vanished
 from tasks.snapshot.request import SnapshotRequest
 from worker.operations.definition import step
 from worker.operations.op import Op

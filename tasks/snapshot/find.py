@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.parts.instances import instance_uuid, take
+from tasks.parts.snapshots import why_never
 from tasks.snapshot.disks import own_image_id
 from tasks.snapshot.request import SnapshotRequest
 from worker.errors import DiskNotFound, ImageConflict, ImageNotFound, StorageUnsupported
@@ -33,7 +34,7 @@ def find_disks(op: Op, pool: Session, images: ImageStore) -> None:
             raise DiskNotFound(f"{what} has left the pool while it was looked at: submit again.")
         sr_rec = records["sr", vdi_rec["SR"]]
         collectors[vdi_rec["SR"]] = sr.can_coalesce(sr_rec)
-        reason = _why_never(pool, vdi_rec, sr_rec)
+        reason = why_never(pool, vdi_rec, sr_rec)
         if reason:
             advice = " Or leave it out with disks=root." if position else ""
             raise StorageUnsupported(f"{what} (VDI {vdi_rec['uuid']}) {reason}{advice}")
@@ -51,7 +52,7 @@ def find_disks(op: Op, pool: Session, images: ImageStore) -> None:
                 "image_is_ours": given is None,
             }
         )
-    op.remember(vm=_facts(found.rec), disks=plans, collectors=collectors)
+    op.remember(vm=_facts(found.rec), disks=plans, collectors=collectors, coalesce_budget_s=request.coalesce_budget_s)
 
 
 def _wanted(disks: list[vbd.Disk], which: str, vm_name: str) -> list[vbd.Disk]:
@@ -64,20 +65,6 @@ def _wanted(disks: list[vbd.Disk], which: str, vm_name: str) -> list[vbd.Disk]:
             f"VM {vm_name!r} has no root disk: give it one as userdevice 0, or mark one of its disks as bootable."
         )
     return [root, *(one for one in disks if one is not root)] if which == "all" else [root]
-
-
-def _why_never(pool: Session, vdi_rec: dict[str, Any], sr_rec: dict[str, Any]) -> str | None:
-    """Return why a disk can never be snapshotted, None for one that can, or that only cannot at the moment."""
-    if vdi_rec["sharable"]:
-        return "is shared between VMs, and XenServer cannot snapshot such a disk: make it not sharable."
-    if "snapshot" in vdi_rec["allowed_operations"]:
-        return None
-    if vdi_rec["sm_config"].get("type") != "raw" and sr.can_snapshot(pool, sr_rec):
-        return None
-    return (
-        f"lies raw on storage repository {sr_rec['name_label']!r} of type {sr_rec['type']}, where it cannot be "
-        "snapshotted: move it to one that keeps disks as VHDs."
-    )
 
 
 def _check_image(images: ImageStore, image_id: str, operation_id: str, *, given: bool) -> None:

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from math import inf
 from typing import Any, Literal
 
-from tasks.snapshot.disks import Disk, own_image_id, vanished
+from tasks.parts.snapshots import Disk, vanished
+from tasks.snapshot.disks import own_image_id
 from tasks.snapshot.request import SnapshotRequest
 from worker.errors import ImageWedged, XenAPIFailure
 from worker.images.image import ImageMeta

@@ -17,13 +17,13 @@ import errno
 import os
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Self
 
 from worker.disks import ext
 from worker.disks.partitions import TABLE_BYTES, Layout, read_layout
-from worker.disks.relay import Pacer, Source, Target, close_stream, open_head
+from worker.disks.relay import Pacer, Source, Target, close_stream
 from worker.disks.vhd_out import Outline
 from worker.errors import PermanentError, ResizeRefused, TruncatedStream
 from worker.images import vhd
@@ -53,21 +53,24 @@ class LocalDisk:
         for path in self._files.values():
             path.unlink(missing_ok=True)
 
-    def take_base(self, source: Source, watch: Watch) -> int:
-        """Write a full export into new files; return its bytes. Raises as `worker.disks.relay.relay`."""
+    def take_base(self, source: Source, head: vhd.Head, watch: Watch) -> int:
+        """Write what follows the head of a full export into new files; return the export's bytes.
+
+        Raises as `worker.disks.relay.relay`.
+        """
         self.discard()
         self._files["head"].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for kind, size in (("head", self._layout.start), ("part", self._layout.size)):
             with self._files[kind].open("wb") as file:
                 file.truncate(size)
-        length = self._pour(source, vhd.DYNAMIC, watch)
+        length = self._pour(source, head, watch)
         self._files["base"].touch()
         return length
 
-    def take_difference(self, source: Source, watch: Watch) -> int:
+    def take_difference(self, source: Source, head: vhd.Head, watch: Watch) -> int:
         """Write what the disk has become since the base; return its bytes. The base is gone from now on."""
         self._files["base"].unlink()
-        return self._pour(source, vhd.DIFFERENCING, watch)
+        return self._pour(source, head, watch)
 
     def shrink(self, disk_size: int, check: Callable[[], None]) -> None:
         """Make the disk `disk_size` bytes large, its last file system first. Raises ResizeRefused."""
@@ -89,12 +92,11 @@ class LocalDisk:
                 file.write(first)
         self._files["small"].touch()
 
-    def send(self, disk_size: int, begin: Callable[[int], Target], watch: Watch) -> int:
+    def send(self, disk_size: int, begin: Callable[[int], AbstractContextManager[Target]], watch: Watch) -> int:
         """Send the small disk as a VHD into what `begin`, given its length, opens; return the length."""
         outline = Outline(disk_size, self._used_blocks(disk_size))
         pacer = Pacer(watch, outline.length)
-        with Reader(self._parts(disk_size)) as reader:
-            target = begin(outline.length)
+        with Reader(self._parts(disk_size)) as reader, begin(outline.length) as target:
             target.write(outline.head)
             buffer = memoryview(bytearray(vhd.BLOCK_BYTES))
             for number in outline.blocks:
@@ -103,7 +105,7 @@ class LocalDisk:
                 target.write(buffer)
                 pacer.moved(len(outline.bitmap) + len(buffer))
             target.write(outline.footer)
-        target.confirm()
+            target.confirm()
         return outline.length
 
     def _parts(self, disk_size: int) -> list[tuple[int, Path | bytes]]:
@@ -126,8 +128,7 @@ class LocalDisk:
                 used[first : last + 1] = b"\1" * (last + 1 - first)
         return array("I", (number for number, is_used in enumerate(used) if is_used))
 
-    def _pour(self, source: Source, disk_type: int, watch: Watch) -> int:
-        head = open_head(source, disk_type)
+    def _pour(self, source: Source, head: vhd.Head, watch: Watch) -> int:
         pacer = Pacer(watch, head.length)
         with (
             _room_for(self._files["part"]),

@@ -29,7 +29,7 @@ _LVM, _LVM_GUID = 0x8E, bytes.fromhex("79d3d6e607f5c244a23c238f2a3df928")
 #: disk's id, sector of the entries, number of entries, bytes of one, checksum of all
 _GPT = struct.Struct("<8sIII4xQQQQ16sQIII")
 _GPT_ENTRY = struct.Struct("<16s16sQQ")
-_GPT_CHECKSUM_AT = 16
+_GPT_CHECKSUM_AT, _LAST_SECTOR_AT = 16, 40
 _MOST_ENTRIES, _FIRST_ENTRIES_AT = 128, 2
 _LARGEST_MBR = 0xFFFFFFFF
 #: File systems of 4 KiB blocks leave no rest.
@@ -88,30 +88,27 @@ class Layout:
         return int(-(-count * each // SECTOR) + 1) * SECTOR
 
     def _gpt(self, sectors: int, room: int) -> tuple[bytes, bytes]:
-        head = _GPT.unpack_from(self.table, SECTOR)
-        signature, revision, header_bytes, _, _, _, first, _, disk_id, entries_at, count, each, _ = head
+        entries_at, count, each = _GPT.unpack_from(self.table, SECTOR)[9:12]
         entries = bytearray(self.table[entries_at * SECTOR :][: count * each])
-        at = self.entry * each
-        start = self.start // SECTOR
-        struct.pack_into("<Q", entries, at + 40, start + room - 1)
+        struct.pack_into("<Q", entries, self.entry * each + _LAST_SECTOR_AT, self.start // SECTOR + room - 1)
         backup_sectors = self._backup_bytes() // SECTOR
-        last_usable = sectors - backup_sectors - 1
-        checksum = crc32(entries)
-
-        def header(own: int, other: int, where: int) -> bytes:
-            fields = (own, other, first, last_usable, disk_id, where, count, each, checksum)
-            raw = bytearray(_GPT.pack(signature, revision, header_bytes, 0, *fields))
-            raw += self.table[SECTOR + len(raw) : SECTOR + header_bytes]
-            struct.pack_into("<I", raw, _GPT_CHECKSUM_AT, crc32(raw))
-            return bytes(raw).ljust(SECTOR, b"\0")
-
-        protective = self._mbr(self.entry_of_protective(), min(sectors - 1, _LARGEST_MBR))
         raw = bytearray(self.table)
-        raw[:SECTOR] = protective
-        raw[SECTOR : 2 * SECTOR] = header(1, sectors - 1, entries_at)
+        raw[:SECTOR] = self._mbr(self.entry_of_protective(), min(sectors - 1, _LARGEST_MBR))
+        raw[SECTOR : 2 * SECTOR] = self._gpt_header(1, sectors - 1, entries_at, entries)
         raw[entries_at * SECTOR : entries_at * SECTOR + len(entries)] = entries
-        padded = bytes(entries).ljust((backup_sectors - 1) * SECTOR, b"\0")
-        return bytes(raw), padded + header(sectors - 1, 1, sectors - backup_sectors)
+        backup = self._gpt_header(sectors - 1, 1, sectors - backup_sectors, entries)
+        return bytes(raw), bytes(entries).ljust((backup_sectors - 1) * SECTOR, b"\0") + backup
+
+    def _gpt_header(self, own: int, other: int, entries_at: int, entries: bytearray) -> bytes:
+        """Return the header in sector `own`, whose twin is in sector `other`."""
+        head = _GPT.unpack_from(self.table, SECTOR)
+        signature, revision, header_bytes, _, _, _, first, _, disk_id, _, count, each, _ = head
+        last_usable = max(own, other) - self._backup_bytes() // SECTOR
+        fields = (own, other, first, last_usable, disk_id, entries_at, count, each, crc32(entries))
+        raw = bytearray(_GPT.pack(signature, revision, header_bytes, 0, *fields))
+        raw += self.table[SECTOR + len(raw) : SECTOR + header_bytes]
+        struct.pack_into("<I", raw, _GPT_CHECKSUM_AT, crc32(raw))
+        return bytes(raw).ljust(SECTOR, b"\0")
 
     def entry_of_protective(self) -> int:
         """Return which MBR entry stands for the GPT."""

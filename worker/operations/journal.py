@@ -211,7 +211,7 @@ class Journal:
                 self._key("events", record.id),
                 results.key(record.id),
                 self._key("unannounced"),
-                *(self._key("hold", record.pool, what) for what in record.holds),
+                *(self._hold_key(record, what) for what in record.holds),
             ],
             args=[record.id, json.dumps(spec), self.prefix],
             client=pipe,
@@ -220,14 +220,19 @@ class Journal:
     def hold(self, record: Record, what: str, *, queue: bool, at_most: int = 1) -> str | None:
         """Queue for `what` (such as `vm:<uuid>`) until the operation ends; return the id of who has it.
 
-        That is the operation itself when it is among the first `at_most`, else the first. None: the execution lease is
-        lost. With `queue=False` a taken resource is not queued for.
+        That is the operation itself when it is among the first `at_most`, else the first. What is in another pool than
+        the operation is called `in:<pool>:<what>`. None: the execution lease is lost. With `queue=False` a taken
+        resource is not queued for.
         """
         answer = self._scripts["hold"](
-            keys=[self._key("hold", record.pool, what), self._key("op", record.id)],
+            keys=[self._hold_key(record, what), self._key("op", record.id)],
             args=[record.id, self._key("op") + ":", "1" if queue else "0", what, record.token, at_most],
         )
         return answer.decode() or None
+
+    def _hold_key(self, record: Record, what: str) -> str:
+        kind, _, rest = what.partition(":")
+        return f"{self._key('hold')}:{rest}" if kind == "in" else self._key("hold", record.pool, what)
 
     def enter_place(self, record: Record, what: str, at_most: int) -> Literal["in", "full", "lost"]:
         """Let this delivery into a place where at most so many deliveries are at a time, until it leaves or is over."""

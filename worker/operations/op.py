@@ -112,13 +112,16 @@ class Op:
         since = self._record.waiting_since
         return 0.0 if since is None else max(0.0, ((self._record.claimed_at or since) - since) / 1000)
 
-    def hold(self, what: str, *, queue: bool = True, at_most: int = 1) -> None:
+    def hold(self, what: str, *, queue: bool = True, at_most: int = 1, pool: str | None = None) -> None:
         """Take `what` (such as `vm:<uuid>`) until the operation ends; wait for those that came before.
 
-        With `at_most` so many operations of the pool may have it at a time.
+        With `at_most` so many operations of the pool may have it at a time. `pool` says where it is, by default in the
+        operation's own pool; who takes things in two pools takes those of the pool that an instance leaves first.
 
         Raises Wait while it is not this operation's turn, OperationConflict when `queue` is False, LeaseLost.
         """
+        if pool is not None and pool != self.pool_name:
+            what = f"in:{pool}:{what}"
         holder = self._runtime.journal.hold(self._record, what, queue=queue, at_most=at_most)
         if holder is None:
             raise LeaseLost(f"the execution lease of operation {self.id} was taken over")

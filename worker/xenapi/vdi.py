@@ -75,6 +75,15 @@ def clone(session: Session, vdi_ref: str) -> str:
     return str(session.call("VDI.clone", vdi_ref, {}))
 
 
+def start_copy_into(session: Session, vdi_ref: str, into_ref: str, base_ref: str | None = None) -> str:
+    """Begin to copy a disk into one that is at least as large, or (`base_ref`) what it differs from that disk in.
+
+    Returns the task. The destination keeps its names and keys; copying again is safe (xapi.md 14.1).
+    """
+    null = "OpaqueRef:NULL"
+    return session.call_async("VDI.copy", vdi_ref, null, base_ref or null, into_ref)
+
+
 def resize(session: Session, vdi_ref: str, size: int) -> None:
     """Make a disk larger; the same size again is fine. Raises XenAPIFailure VDI_IN_USE while it is attached."""
     session.call("VDI.resize", vdi_ref, str(size))

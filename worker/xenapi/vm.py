@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from worker.xenapi.session import Session
 INSTANCE_KEYS = ("vmops.instance", "nova_uuid")
 #: `other_config` key that says what a VM or disk of ours is for.
 ROLE_KEY = "vmops.role"
+#: `other_config` key of a VM that is being resized or moved, see `tasks.parts.migrated`.
+MIGRATION_KEY = "vmops.migration"
 _NAMED_IN_MESSAGE = 5
 
 
@@ -58,7 +61,7 @@ def matching(
     if vm_uuid is None and uuid is None and name is None:
         raise ValueError("say which VM: vm_uuid, uuid or name")
     records: dict[str, dict[str, Any]] = session.call("VM.get_all_records_where", _condition(vm_uuid, name))
-    return [
+    found = [
         Found(ref, rec)
         for ref, rec in records.items()
         if is_guest(rec)
@@ -66,6 +69,12 @@ def matching(
         and (name is None or rec["name_label"] == name)
         and (uuid is None or _is_instance(rec, uuid))
     ]
+    return _present(found) if uuid is not None else found
+
+
+def _present(found: list[Found]) -> list[Found]:
+    """Leave out what a resize within the pool has left behind, when its successor is there."""
+    return [one for one in found if not is_left_behind(one.rec)] or found
 
 
 def family(
@@ -91,6 +100,7 @@ def family(
             and (vm_uuid is None or vm.rec["uuid"] == vm_uuid.lower())
             and (name is None or vm.rec["name_label"] == name)
         ]
+        named = _present(named)
         instances = {uuid.lower()}
     rescuers = [vm for vm in every if is_rescue_vm(vm.rec) and instances & _instances(vm.rec)]
     return _at_most_one(session, named, _description(vm_uuid, uuid, name)), rescuers
@@ -112,6 +122,16 @@ def is_rescue_vm(vm_rec: dict[str, Any]) -> bool:
     """Tell whether the VM stands in for another one in rescue, by our mark or Nova's name."""
     other_config: dict[str, str] = vm_rec["other_config"]
     return other_config.get(ROLE_KEY) == "rescue" or str(vm_rec["name_label"]).endswith("-rescue")
+
+
+def is_left_behind(vm_rec: dict[str, Any]) -> bool:
+    """Tell whether the VM is the one from before a resize or move, kept until that is confirmed."""
+    text: str = vm_rec["other_config"].get(MIGRATION_KEY, "")
+    try:
+        mark = json.loads(text or "{}")
+    except ValueError:
+        return False
+    return isinstance(mark, dict) and mark.get("side") == "source"
 
 
 def _all(session: Session) -> list[Found]:
@@ -146,3 +166,8 @@ def _description(vm_uuid: str | None, uuid: str | None, name: str | None) -> str
 def create(session: Session, vm_rec: Mapping[str, Any]) -> str:
     """Make a halted VM of a constructor's struct (xapi.md 6.1); return its ref. Look for its marks before repeating."""
     return str(session.call("VM.create", vm_rec))
+
+
+def set_name_label(session: Session, vm_ref: str, name: str) -> None:
+    """Rename the VM."""
+    session.call("VM.set_name_label", vm_ref, name)

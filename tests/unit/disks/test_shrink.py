@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.support.partitioned import (
     mbr_span,
     tool,
 )
-from worker.disks import ext
+from worker.disks import ext, peek, relay
 from worker.disks.local import LocalDisk
 from worker.disks.partitions import TABLE_BYTES, Layout, read_layout
 from worker.errors import ResizeRefused, TruncatedStream
@@ -54,12 +55,20 @@ def edited(tmp_path: Path, raw: bytes) -> bytes:
     return raw[:start] + image.read_bytes() + raw[start + size :]
 
 
+def fetch(local: LocalDisk, data: bytes) -> None:
+    source = Stream(data)
+    local.take_base(source, relay.open_head(source, vhd.DYNAMIC), Watch())
+
+
+def taken(local: LocalDisk, source: Stream) -> int:
+    return local.take_difference(source, relay.open_head(source, vhd.DIFFERENCING), Watch())
+
+
 def sent(local: LocalDisk, size: int, tmp_path: Path) -> bytes:
     """Return the disk that the VHD holds which goes out."""
     target = Stream()
-    announced: list[int] = []
-    length = local.send(size, lambda length: announced.append(length) or target, Watch())  # type: ignore[func-returns-value]  # append
-    assert announced == [length] == [len(target.data)]
+    length = local.send(size, lambda _length: nullcontext(target), Watch())
+    assert length == len(target.data)
     assert target.is_confirmed
     path, plain = tmp_path / "out.vhd", tmp_path / "out.raw"
     path.write_bytes(target.data)
@@ -91,11 +100,11 @@ def test_the_smaller_disk_is_sound_and_holds_what_was_written_until_the_end(
     ext.assert_fits(ext.look(raw[layout_of(raw).start :][: ext.LOOK_BYTES]), SMALL)
     local, watch = LocalDisk(tmp_path / "work", "one", layout_of(raw)), Watch()
     base = Stream(export(raw))
-    assert local.take_base(base, watch) == len(base.data)
+    assert local.take_base(base, relay.open_head(base, vhd.DYNAMIC), watch) == len(base.data)
     assert local.has_base
     after = edited(tmp_path, raw)
     difference = Stream(export(after, raw))
-    assert local.take_difference(difference, watch) == len(difference.data) < len(base.data)
+    assert taken(local, difference) == len(difference.data) < len(base.data)
     assert not LocalDisk(tmp_path / "work", "one", layout_of(raw)).has_base
     local.shrink(SMALL, watch.check)
     assert local.is_small
@@ -109,7 +118,7 @@ def test_a_base_that_broke_off_does_not_count(tmp_path: Path) -> None:
     local = LocalDisk(tmp_path, "one", layout_of(raw))
     broken = export(raw)[: -3 * MIB]
     with pytest.raises(TruncatedStream):
-        local.take_base(Stream(broken), Watch())
+        fetch(local, broken)
     assert not local.has_base
 
 
@@ -119,7 +128,7 @@ def test_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResizeRefused, match="larger flavor"):
         ext.assert_fits(found, 2 * MIB)
     local = LocalDisk(tmp_path, "one", layout_of(raw))
-    local.take_base(Stream(export(raw)), Watch())
+    fetch(local, export(raw))
     with pytest.raises(ResizeRefused, match="cannot be made 2 MiB small"):
         local.shrink(3 * MIB + 64 * 1024, Watch().check)
 
@@ -156,6 +165,16 @@ def test_a_worker_without_the_tools_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_another_file_system_is_refused_by_name(begins: bytes, named: str) -> None:
     with pytest.raises(ResizeRefused, match=named):
         ext.look(begins.ljust(4096, b"\0"))
+
+
+@pytest.mark.parametrize("kind", ["none", "mbr", "gpt"])
+def test_a_look_reads_no_more_than_it_needs(tmp_path: Path, kind: Kind) -> None:
+    raw = made(tmp_path, kind)
+    source = Stream(export(raw))
+    layout, begins = peek.look(source, relay.open_head(source, vhd.DYNAMIC), len(raw))
+    assert layout == layout_of(raw)
+    assert begins == raw[layout.start : layout.start + ext.LOOK_BYTES]
+    assert source.at < 5 * MIB
 
 
 @pytest.mark.parametrize("kind", ["mbr", "gpt"])

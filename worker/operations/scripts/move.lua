@@ -62,7 +62,8 @@ if spec.final then
     local place = redis.call('LPOS', KEYS[i], id)
     redis.call('LREM', KEYS[i], 0, id)
     local heir = place and place < most(KEYS[i]) and redis.call('LINDEX', KEYS[i], most(KEYS[i]) - 1)
-    if heir and redis.call('ZSCORE', waiting, heir) then redis.call('ZADD', waiting, now, heir) end
+    local theirs = heir and prefix .. ':waiting:' .. (redis.call('HGET', prefix .. ':op:' .. heir, 'pool') or spec.pool)
+    if heir and redis.call('ZSCORE', theirs, heir) then redis.call('ZADD', theirs, now, heir) end
   end
 end
 return now

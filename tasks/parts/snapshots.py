@@ -1,4 +1,7 @@
-"""Second step: one snapshot of each disk, however often the step is run; its undo; and the last step, the clean-up.
+"""Snapshots of a VM's disks as steps: one of each disk, however often the step is run; its undo; and the clean-up.
+
+What the steps know of the disks travels as plain data under `disks`, in the order of the disks; under `collectors` is
+which storage repositories coalesce.
 
 A snapshot is known by `other_config["vmops.snapshot-operation"]`. The key is put on the VM's disk before the call,
 because VDI.snapshot copies other_config and takes no mark of its own (xapi.md 9.1), and is removed from it afterwards.
@@ -6,14 +9,12 @@ because VDI.snapshot copies other_config and takes no mark of its own (xapi.md 9
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from tasks.parts.calls import carry_out, destroy, ended, until_ended
 from tasks.parts.instances import SNAPSHOT_OPERATION
-from tasks.snapshot.disks import Disk, by_sr, not_pushed
-from tasks.snapshot.request import SnapshotRequest
 from worker.errors import DiskNotFound, StorageUnsupported, XenAPIFailure
 from worker.operations.definition import step
 from worker.operations.op import Op
@@ -28,6 +29,39 @@ CHAIN_LIMIT = 30
 
 Records = dict[str, dict[str, Any]]
 """The disks of a storage repository: ref -> record."""
+Disk = dict[str, Any]
+"""userdevice, vdi_ref, vdi_uuid, sr_ref, and what the operation adds; here ancestors, intended, snapshot_task,
+snapshot_ref, has_lost_call. Once `pushed` is set the disk's snapshot is needed no more, or never was."""
+
+
+def by_sr(disks: list[Disk]) -> Iterator[tuple[str, list[Disk]]]:
+    """Yield each storage repository with its disks, in the order of the disks."""
+    for sr_ref in dict.fromkeys(disk["sr_ref"] for disk in disks):
+        yield sr_ref, [disk for disk in disks if disk["sr_ref"] == sr_ref]
+
+
+def not_pushed(disks: list[Disk]) -> list[Disk]:
+    """Return the disks whose snapshots are still needed."""
+    return [disk for disk in disks if not disk.get("pushed")]
+
+
+def vanished(disk: Disk) -> str:
+    """Say why the operation goes back."""
+    return f"the snapshot of disk {disk['userdevice']} has vanished from the pool: XAPI lost its last minutes"
+
+
+def why_never(pool: Session, vdi_rec: dict[str, Any], sr_rec: dict[str, Any]) -> str | None:
+    """Return why a disk can never be snapshotted, None for one that can, or that only cannot at the moment."""
+    if vdi_rec["sharable"]:
+        return "is shared between VMs, and XenServer cannot snapshot such a disk: make it not sharable."
+    if "snapshot" in vdi_rec["allowed_operations"]:
+        return None
+    if vdi_rec["sm_config"].get("type") != "raw" and sr.can_snapshot(pool, sr_rec):
+        return None
+    return (
+        f"lies raw on storage repository {sr_rec['name_label']!r} of type {sr_rec['type']}, where it cannot be "
+        "snapshotted: move it to one that keeps disks as VHDs."
+    )
 
 
 def forget_snapshot(op: Op, pool: Session) -> None:
@@ -49,7 +83,7 @@ def forget_snapshot(op: Op, pool: Session) -> None:
 @step
 def discard_snapshot(op: Op, pool: Session) -> None:
     """Destroy the snapshots; one that is gone already is no error."""
-    for sr_ref, in_sr in by_sr(op.data["disks"]):
+    for sr_ref, in_sr in by_sr([disk for disk in op.data["disks"] if disk.get("snapshot_ref")]):
         lost = [disk for disk in in_sr if disk.get("has_lost_call")]
         if lost:
             # A call that XAPI had forgotten may have made a snapshot after all, behind that of its successor.
@@ -184,7 +218,7 @@ def _check_chain(op: Op, pool: Session, settings: Settings, disk: Disk, chain: v
         f"the {what}: it must coalesce first",
         until=[Until("vdi", chain.ref_of(uuid), "uuid", [uuid]) for uuid in links],
         check_every_s=settings.coalesce_check_s,
-        deadline_s=op.request(SnapshotRequest).coalesce_budget_s or settings.coalesce_budget_s,
+        deadline_s=op.data.get("coalesce_budget_s") or settings.coalesce_budget_s,
     )
 
 

@@ -1,0 +1,169 @@
+"""First step of a resize or move: the VM, its disks, the destination, and all that can be refused. Changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.migration.request import MigrateRequest
+from tasks.parts.disks import is_volume
+from tasks.parts.instances import ROLE, hold_of, instance_uuid, take
+from tasks.parts.migrated import LEFT_NAME, refuse_migrating
+from tasks.parts.power import assert_unlocked, refuse_state
+from tasks.parts.snapshots import why_never
+from tasks.provision.check import GIB, MIB, Facts
+from worker.disks import ext
+from worker.errors import (
+    DiskNotFound,
+    InsufficientFreeMemory,
+    RequestError,
+    ResizeRefused,
+    StorageUnsupported,
+)
+from worker.operations.definition import step
+from worker.operations.op import Op
+from worker.resources import Pools
+from worker.xenapi import event, host, sr, vbd, vm
+from worker.xenapi.session import Session
+from worker.xenapi.vm import Found
+
+#: How a disk goes. A file system that has to become smaller goes through the worker's own folder, everything else
+#: straight on: within a storage repository as a clone, within a pool as a copy that XAPI makes, else as a stream.
+CLONE, COPY, STREAM, SHRINK = "clone", "copy", "stream", "shrink"
+
+_KEPT = ("uuid", "name_label", "power_state", "domid", "resident_on", "affinity", "blocked_operations")
+_ROLES = (ROLE, "nova_disk_type")
+Records = dict[tuple[str, str], dict[str, Any]]
+
+
+@step
+def look_at_both(op: Op, pool: Session, pools: Pools) -> None:
+    """Find the VM and the destination, have both to oneself, choose how each disk goes. Refuses what cannot work."""
+    request = op.request(MigrateRequest)
+    there = pools(request.dest.pool)
+    found = take(op, pool)
+    _check_vm(found.rec)
+    queue = request.on_conflict == "wait"
+    op.hold(hold_of(found.rec), queue=queue, pool=there.pool_name)
+    devices = _devices(pool, found.ref)
+    here = event.records(pool, [*(f"VDI/{rec['VDI']}" for rec in devices), "SR", "pool"])
+    records = event.records(there, ["pool", "host", "host_metrics", "SR", "PBD", "network"])
+    facts = Facts(records, there.pool_name)
+    plans = [_plan(pool, rec, here, found.rec) for rec in devices if not is_volume(rec)]
+    if not plans:
+        raise DiskNotFound(f"VM {found.rec['name_label']!r} has no disk of its own: there is nothing to move.")
+    _choose_storage(request, plans, facts, is_same_pool=there.pool_name == pool.pool_name)
+    _check_flavor(request, plans)
+    is_here = found if there.pool_name == pool.pool_name else None
+    _check_hosts(request, there, facts, is_here, sorted({disk["target_sr_ref"] for disk in plans}))
+    op.remember(
+        vm={"ref": found.ref, "name": found.rec["name_label"], **{field: found.rec[field] for field in _KEPT}},
+        instance=instance_uuid(found.rec),
+        master=next(rec["master"] for (cls, _), rec in here.items() if cls == "pool"),
+        there=there.pool_name,
+        disks=plans,
+        collectors={disk["sr_ref"]: sr.can_coalesce(here["sr", disk["sr_ref"]]) for disk in plans},
+        volumes=[here["vdi", rec["VDI"]]["uuid"] for rec in devices if is_volume(rec)],
+    )
+
+
+def _check_vm(vm_rec: dict[str, Any]) -> None:
+    refuse_migrating(vm_rec, "moved once more")
+    if vm.is_rescue_vm(vm_rec) or str(vm_rec["name_label"]).endswith(LEFT_NAME):
+        raise RequestError(f"VM {vm_rec['name_label']!r} is no instance's own VM by its name: name that one.")
+    for field, what in (("VTPMs", "vTPM"), ("VGPUs", "vGPU"), ("attached_PCIs", "PCI device")):
+        if vm_rec.get(field):
+            raise RequestError(
+                f"VM {vm_rec['name_label']!r} has a {what}, which cannot go with it: take it away first."
+            )
+    assert_unlocked(vm_rec, "start", "start_on", "clean_shutdown", "hard_shutdown")
+    if vm_rec["power_state"] not in {"Running", "Halted"}:
+        raise refuse_state(vm_rec, "resized", "resume or unpause it, or power it off first")
+
+
+def _devices(pool: Session, vm_ref: str) -> list[dict[str, Any]]:
+    """Return the VBDs that have a disk, by position; not CDs."""
+    by_vdi = {disk.vbd_ref: disk for disk in vbd.disks_of(pool, vm_ref)}
+    records = vbd.of_vm(pool, vm_ref)
+    return [records[ref] for ref in by_vdi if ref in records]
+
+
+def _plan(pool: Session, vbd_rec: dict[str, Any], here: Records, vm_rec: dict[str, Any]) -> dict[str, Any]:
+    what = f"Disk {vbd_rec['userdevice']} of VM {vm_rec['name_label']!r}"
+    vdi_rec = here.get(("vdi", vbd_rec["VDI"]))
+    if vdi_rec is None:
+        raise DiskNotFound(f"{what} has left the pool while it was looked at: submit again.")
+    reason = why_never(pool, vdi_rec, here["sr", vdi_rec["SR"]])
+    if reason:
+        raise StorageUnsupported(f"{what} (VDI {vdi_rec['uuid']}) {reason}")
+    marks = vdi_rec["other_config"]
+    return {
+        "userdevice": vbd_rec["userdevice"],
+        "mode": vbd_rec["mode"],
+        "type": vbd_rec["type"],
+        "bootable": vbd_rec["bootable"],
+        "vdi_ref": vbd_rec["VDI"],
+        "vdi_uuid": vdi_rec["uuid"],
+        "sr_ref": vdi_rec["SR"],
+        "virtual_size": int(vdi_rec["virtual_size"]),
+        "name_label": vdi_rec["name_label"],
+        "role": next((marks[key] for key in _ROLES if key in marks), ""),
+        "size": int(vdi_rec["virtual_size"]),
+    }
+
+
+def root_of(disks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the root disk: at position 0, or the first that can be booted from, or the first."""
+    at_0 = [disk for disk in disks if disk["userdevice"] in {"0", "xvda", "hda", "sda"}]
+    return next(iter([*at_0, *(disk for disk in disks if disk["bootable"])]), disks[0])
+
+
+def _choose_storage(request: MigrateRequest, plans: list[dict[str, Any]], facts: Facts, *, is_same_pool: bool) -> None:
+    """Say for each disk where it goes to and how."""
+    wanted = request.dest.sr
+    default = None if is_same_pool and wanted is None else facts.storage(str(wanted) if wanted else None)
+    for disk in plans:
+        disk["target_sr_ref"] = default or disk["sr_ref"]
+        if not is_same_pool:
+            disk["transport"] = STREAM
+        else:
+            disk["transport"] = CLONE if disk["target_sr_ref"] == disk["sr_ref"] else COPY
+    root = root_of(plans)
+    wish = request.instance_type.root_gb * GIB
+    if root["size"] > wish and request.auto_disk_config:
+        if not wish:
+            raise ResizeRefused(
+                "The flavor has root_gb 0, and no disk can be made that small: choose another flavor, or submit with "
+                "auto_disk_config=false, which keeps the disk as it is."
+            )
+        ext.find_tools()
+        root |= {"transport": SHRINK, "size": wish}
+    for disk in plans:
+        disk["pushed"] = disk["transport"] == CLONE  # needs no snapshot: it is cloned when the VM is halted
+
+
+def _check_flavor(request: MigrateRequest, plans: list[dict[str, Any]]) -> None:
+    has = sum(disk["size"] for disk in plans if disk["role"] == "ephemeral")
+    if has > request.instance_type.ephemeral_gb * GIB:
+        raise ResizeRefused(
+            f"The VM has {has / GIB:.1f} GiB of ephemeral disks and the flavor {request.instance_type.ephemeral_gb}: "
+            "they cannot be made smaller. Choose a flavor with at least as much."
+        )
+
+
+def _check_hosts(request: MigrateRequest, there: Session, facts: Facts, own: Found | None, sr_refs: list[str]) -> None:
+    """Raise NoValidHost, or InsufficientFreeMemory unless a host has room for the VM in its new size.
+
+    `own` is the VM when it is in the same pool: what it takes is free then.
+    """
+    flavor = request.instance_type
+    wanted = str(request.dest.host) if request.dest.host else None
+    best = 0
+    for one in facts.hosts(sr_refs, wanted, flavor.vcpus):
+        own_bytes = int(own.rec["memory_static_max"]) if own and own.rec["resident_on"] == one.ref else 0
+        best = max(best, host.free_memory(there, one.ref) + own_bytes)
+        if best >= flavor.memory_mb * MIB:
+            return
+    raise InsufficientFreeMemory(
+        f"No host of pool {there.pool_name!r} has {flavor.memory_mb} MiB of free memory for the VM (the most is "
+        f"{best // MIB} MiB)."
+    )

@@ -1,0 +1,281 @@
+"""How a resize or move ends: confirmed, which removes what was left, or reverted, which removes what was made.
+
+    confirm_migration         find_finished -> enter_confirm -> remove_left_vm -> remove_left_disks -> end_migration
+    finish_revert_migration   find_migration -> enter_revert -> revert
+
+Entering is the point of no return of both: from then on they only go forward. Confirming what was confirmed, and
+reverting what was reverted, does nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.migration import back
+from tasks.migration.request import ConfirmRequest, RevertRequest
+from tasks.parts import power
+from tasks.parts.calls import destroy
+from tasks.parts.disks import is_volume
+from tasks.parts.instances import hold_of
+from tasks.parts.migrated import (
+    CARRIED,
+    CONFIRMING,
+    FINISHED,
+    FINISHED_THERE,
+    FINISHING,
+    MOVED,
+    REVERTING,
+    Mark,
+)
+from worker.errors import InstanceNotFound, RequestError, WrongPowerState, XenAPIFailure
+from worker.operations.definition import operation, step
+from worker.operations.op import Op
+from worker.operations.request import InstanceRequest
+from worker.resources import Pools
+from worker.retry import Kind, kind_of
+from worker.xenapi import event, vbd, vm, vm_power
+from worker.xenapi.session import Session
+from worker.xenapi.vm import MIGRATION_KEY, Found
+
+
+def _mark(op: Op) -> Mark:
+    return Mark(**op.data["mark"])
+
+
+def _take(op: Op, pool: Session, pools: Pools) -> tuple[Found, Mark] | None:
+    """Find the VM and its mark, and have the instance to oneself in both pools; None for a VM without a mark."""
+    request = op.request(InstanceRequest)
+    queue = request.on_conflict == "wait"
+    found = vm.find(pool, **request.instance.model_dump(mode="json"))
+    mark = Mark.of(found.rec)
+    if mark is None:
+        op.hold(hold_of(found.rec), queue=queue)
+    else:
+        for side in (mark.source["pool"], mark.destination["pool"]):
+            pools(side)
+        back.hold_both(op, mark, found.rec, queue=queue)
+    found = vm.find(pool, vm_uuid=found.rec["uuid"])  # as it is now that nobody else is at it
+    mark = Mark.of(found.rec)
+    return None if mark is None else (found, mark)
+
+
+def _sides(pools: Pools, mark: Mark) -> tuple[Found | None, Found | None]:
+    made = back.made_by(pools(mark.destination["pool"]), mark.name, mark.migration)
+    return back.source_of(pools(mark.source["pool"]), mark), next(iter(made), None)
+
+
+# -- confirm
+
+
+@step
+def find_finished(op: Op, pool: Session, pools: Pools) -> None:
+    """Find both VMs, and whether there is something to confirm. Changes nothing."""
+    wanted = op.request(ConfirmRequest).only_if_entered
+    try:
+        taken = _take(op, pool, pools)
+    except InstanceNotFound:
+        if wanted is None:
+            raise
+        taken = None
+    if taken is None or (wanted is not None and taken[1].entered != wanted):
+        if taken is None and wanted is None:
+            raise RequestError("The VM is not being resized or moved: there is nothing to confirm.")
+        op.note("the VM does not wait since then any more: nothing to confirm")
+        op.set_result(confirmed=False)
+        op.remember(skip=True)
+        return
+    mark = taken[1]
+    if mark.state not in {FINISHED, FINISHED_THERE, CONFIRMING}:
+        raise RequestError(f"The migration of VM {mark.name!r} is {mark.state}: only a finished one can be confirmed.")
+    left, made = _sides(pools, mark)
+    if made is None:
+        raise InstanceNotFound(f"Pool {mark.destination['pool']!r} has no VM {mark.name!r} of this migration any more.")
+    if left is None:
+        op.note(f"the VM that was left is gone from pool {mark.source['pool']!r} already")
+    elif left.rec["power_state"] != "Halted":
+        raise WrongPowerState(f"VM {left.rec['name_label']!r} was started by somebody: halt it, or revert.")
+    op.remember(
+        mark=mark.plain(),
+        left=left and {"ref": left.ref, "uuid": left.rec["uuid"], "state": _state_of(left)},
+        made={"ref": made.ref, "uuid": made.rec["uuid"], "state": _state_of(made)},
+        disks=_disks(pools(mark.source["pool"]), left),
+    )
+
+
+def _state_of(found: Found) -> list[Any]:
+    mark = back.required(Mark.of(found.rec), found.rec)
+    return [mark.state, mark.entered, mark.operation]
+
+
+def _disks(here: Session, left: Found | None) -> list[dict[str, Any]]:
+    """Return the disks of the VM that is left, as what they are to it."""
+    if left is None:
+        return []
+    return [
+        {"vdi_ref": rec["VDI"], "is_volume": is_volume(rec)}
+        for rec in vbd.of_vm(here, left.ref).values()
+        if rec["type"] == "Disk" and not rec["empty"]
+    ]
+
+
+def leave_confirm(op: Op, pool: Session, pools: Pools) -> None:
+    """Let the VMs wait on, since when they did."""
+    del pool
+    if not op.data.get("entering"):
+        return
+    mark = _mark(op)
+    for side, name in ((mark.source, "left"), (mark.destination, "made")):
+        known = op.data[name]
+        if known:
+            state, entered, operation_id = known["state"]
+            one = mark.on("source" if name == "left" else "destination")
+            back.set_mark(pools(side["pool"]), known["ref"], one.at(state, entered, operation_id))
+
+
+@step(undo=leave_confirm)
+def enter_confirm(op: Op, pools: Pools) -> None:
+    """Say on both VMs that there is no way back from now on."""
+    if op.data.get("skip"):
+        return
+    op.remember(entering=True)
+    _enter(op, pools, CONFIRMING)
+
+
+def _enter(op: Op, pools: Pools, state: str) -> None:
+    mark = _mark(op)
+    for side, name in ((mark.source, "left"), (mark.destination, "made")):
+        known = op.data[name]
+        if known:
+            pool = pools(side["pool"])
+            one = mark.on("source" if name == "left" else "destination")
+            back.set_mark(pool, known["ref"], one.at(state, back.pool_time(pool), op.id))
+
+
+@step
+def remove_left_vm(op: Op, pools: Pools) -> None:
+    """Remove the VM that is left, with its VBDs and VIFs; its disks stay until the next step."""
+    if op.data.get("skip") or not op.data["left"]:
+        return
+    mark = _mark(op)
+    here = pools(mark.source["pool"])
+    left = back.source_of(here, mark)
+    if left is None:
+        return
+    try:
+        vm_power.destroy(here, left.ref)
+    except XenAPIFailure as error:
+        if kind_of(error) is not Kind.GONE:
+            raise
+
+
+@step
+def remove_left_disks(op: Op, pools: Pools) -> None:
+    """Destroy the disks that were carried over, by the mark that says so. Volumes, and disks that others have, stay."""
+    if op.data.get("skip"):
+        return
+    mark = _mark(op)
+    here = pools(mark.source["pool"])
+    refs = [disk["vdi_ref"] for disk in op.data["disks"] if not disk["is_volume"]]
+    records = event.records(here, [f"VDI/{ref}" for ref in refs]) if refs else {}
+    for (_, ref), rec in records.items():
+        is_proven = rec["other_config"].get(CARRIED) == mark.migration and not rec["is_a_snapshot"]
+        if is_proven and not rec["VBDs"]:
+            destroy(op, here, ref)
+            op.remember(removed=sorted({rec["uuid"], *op.data.get("removed", [])}))
+        else:
+            op.note(f"disk {rec['uuid']} is kept: {'another VM has it' if is_proven else 'no mark proves it ours'}")
+
+
+@step
+def end_migration(op: Op, pools: Pools) -> None:
+    """Take the mark off the VM: it is an ordinary one from now on."""
+    if op.data.get("skip"):
+        return
+    mark = _mark(op)
+    _unmark(pools(mark.destination["pool"]), op.data["made"]["ref"])
+    op.set_result(confirmed=True, vm_uuid=op.data["made"]["uuid"], removed=op.data.get("removed", []))
+
+
+def _unmark(pool: Session, vm_ref: str) -> None:
+    try:
+        vm_power.remove_from_other_config(pool, vm_ref, MIGRATION_KEY)
+    except XenAPIFailure as error:
+        if kind_of(error) is not Kind.GONE:
+            raise
+
+
+# -- revert
+
+
+@step
+def find_migration(op: Op, pool: Session, pools: Pools) -> None:
+    """Find both VMs. A VM without a mark was never left, or is back already. Changes nothing."""
+    taken = _take(op, pool, pools)
+    if taken is None:
+        found = vm.find(pool, **op.request(RevertRequest).instance.model_dump(mode="json"))
+        op.remember(skip=True, vm={"ref": found.ref, "uuid": found.rec["uuid"], "name_label": found.rec["name_label"]})
+        return
+    _, mark = taken
+    if mark.state not in {MOVED, FINISHING, FINISHED, FINISHED_THERE, REVERTING}:
+        raise RequestError(f"The migration of VM {mark.name!r} is {mark.state}: it cannot be reverted.")
+    left, made = _sides(pools, mark)
+    if left is None:
+        raise InstanceNotFound(
+            f"Pool {mark.source['pool']!r} has no VM that was left by the migration of {mark.name!r}: there is nothing "
+            "to go back to."
+        )
+    own = back.required(Mark.of(left.rec), left.rec)
+    op.remember(
+        mark=own.plain(),
+        left={"ref": left.ref, "uuid": left.rec["uuid"]},
+        made=made and {"ref": made.ref, "uuid": made.rec["uuid"]},
+    )
+
+
+@step
+def enter_revert(op: Op, pools: Pools) -> None:
+    """Say on both VMs that the move is taken back from now on."""
+    if not op.data.get("skip"):
+        _enter(op, pools, REVERTING)
+
+
+@step(weight=5)
+def revert(op: Op, pool: Session, pools: Pools) -> None:
+    """Remove the VM that took the place, bring the one that was left back, then remove the destination's disks."""
+    wish = op.request(RevertRequest).power_on
+    if op.data.get("skip"):
+        rec = power.look(op, pool)
+        if wish and rec["power_state"] == "Halted":
+            power.start(op, pool, rec)
+        op.note("the VM was never left, or is back already")
+        power.set_outcome(op, "Running" if wish else rec["power_state"])
+        return
+    mark = _mark(op)
+    here, there = pools(mark.source["pool"]), pools(mark.destination["pool"])
+    back.remove_successor(there, mark)
+    back.bring_back(op, here, mark, power_on=mark.power == "Running" if wish is None else wish)
+    back.discard_disks(op, there, mark)
+    rec = vm_power.get(here, op.data["left"]["ref"])
+    op.set_result(vm_uuid=rec["uuid"], name=rec["name_label"], power_state=rec["power_state"])
+
+
+confirm_migration = operation(
+    "confirm_migration",
+    ConfirmRequest,
+    find_finished,
+    enter_confirm,
+    remove_left_vm,
+    remove_left_disks,
+    end_migration,
+    point_of_no_return=enter_confirm,
+    doc="confirm_migration: remove the VM that a resize or move has left, with the disks that were carried over.",
+)
+finish_revert_migration = operation(
+    "finish_revert_migration",
+    RevertRequest,
+    find_migration,
+    enter_revert,
+    revert,
+    point_of_no_return=find_migration,
+    doc="finish_revert_migration: remove what a resize or move has made, and bring back the VM that was left.",
+)
