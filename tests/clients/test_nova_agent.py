@@ -1,4 +1,4 @@
-"""nova-agent, unmodified, is the guest of a simulated VM. VMOPS_TEST_NOVA_AGENT names a checkout of its sources.
+"""nova-agent, unmodified, is the guest of a simulated VM. TEST_NOVA_AGENT names a checkout of its sources.
 
 It runs in namespaces and a root of its own (nova_agent.sh), with stand-ins for the programs that would change a system.
 """
@@ -22,7 +22,7 @@ from tests.support.official import connected
 from tests.support.simulator import SimulatorProcess
 from tests.unit.simulator.dom0_support import WireClient
 
-CHECKOUT = "VMOPS_TEST_NOVA_AGENT"
+CHECKOUT = "TEST_NOVA_AGENT"
 REQUIREMENTS = HERE / "requirements-nova-agent.txt"
 NAMESPACES = (
     "unshare",
