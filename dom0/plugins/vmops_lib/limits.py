@@ -6,6 +6,8 @@ UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 DOMID = r"[1-9][0-9]{0,4}"
 #: What one message to xenstored may carry: path, NUL and value together.
 XENSTORE_BYTES = 4096
+#: The longest value that oxenstored, the daemon of XenServer and XCP-ng, takes by default, from dom0 too (measured).
+OXENSTORED_BYTES = 2048
 #: XAPI holds a result in memory several times.
 RESULT_BYTES = 1 << 20
 #: A compressed document may not become larger than this.

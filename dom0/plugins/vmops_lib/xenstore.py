@@ -63,7 +63,13 @@ class Store:
     def write(self, path: str, value: bytes) -> None:
         """Set a node's value, making it and what is above it. Raises TooLarge."""
         check_size(path, value)
-        self._ask(_WRITE, _path(path) + _NUL + value)
+        try:
+            self._ask(_WRITE, _path(path) + _NUL + value)
+        except TooLarge:
+            raise TooLarge(
+                "XenStore of this host takes no value of %d bytes; oxenstored takes %d unless configured otherwise."
+                % (len(value), limits.OXENSTORED_BYTES)
+            ) from None
 
     def remove(self, path: str) -> bool:
         """Remove a node with all below it; tell whether it was there."""

@@ -74,7 +74,8 @@ def hanging(args):
     return run.run(["sleep", "60"], timeout_s=0.2).status
 
 def through(args):
-    return run.run(["cat"], stdin=args.text("secret").encode("ascii")).output.decode("ascii")
+    secret = args.text("secret").encode("ascii")
+    return run.run(["cat", "/proc/self/cmdline", "/proc/self/environ", "-"], stdin=secret).output.decode("ascii")
 
 def locked(args):
     with lock.held("x", 0.1):
@@ -265,7 +266,9 @@ def test_who_comes_second_is_told_so_and_a_dead_holder_holds_nothing(odd: Host, 
 
 def test_a_secret_is_neither_in_a_list_of_processes_nor_in_the_log(odd: Host) -> None:
     with syslog(odd) as log:
-        assert odd.call("odd", "through", secret=CANARY) == CANARY
+        seen = odd.call("odd", "through", secret=CANARY)
+        assert seen.startswith("cat\0/proc/self/cmdline\0/proc/self/environ\0-\0")
+        assert seen.index(CANARY) == len(seen) - len(CANARY)  # it came through the pipe, and nowhere else is it seen
         odd.error("odd", "bug", secret=CANARY)
         odd.error("odd", "echo", unknown=CANARY)
         lines = [log.recv(4096).decode("ascii") for _ in range(3)]
