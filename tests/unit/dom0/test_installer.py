@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.dom0 import VERSIONS, interpreter
+from tests.support.dom0 import PACK, VERSIONS, interpreter
 from worker.cli import dom0
 from worker.cli.complaints import Complaint
 from worker.cli.dom0 import Done
 
 PYTHON = Path("/usr/bin/python3")
-SCRIPTS = ["vmops-agent", "vmops-console", "vmops-info", "vmops-kernel", "vmops-xenstore"]
+SCRIPTS = sorted(path.name for path in PACK.glob("vmops-*"))
 
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="this machine has no /usr/bin/python3, as every dom0 has")
 
