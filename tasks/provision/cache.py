@@ -162,4 +162,10 @@ def discard_lost_clone(op: Op, pool: Session) -> None:
 
 
 def _strays(known: Records, image_uuid: str) -> dict[str, Rec]:
-    return {ref: rec for ref, rec in known.items() if is_stray(rec) and rec["other_config"][CACHED_AS] == image_uuid}
+    """Return the clones of an image that nobody has marked. One that a VM has, and a snapshot, are somebody else's."""
+    return {
+        ref: rec
+        for ref, rec in known.items()
+        if is_stray(rec) and rec["other_config"][CACHED_AS] == image_uuid
+        if not rec["VBDs"] and not rec["is_a_snapshot"]
+    }
