@@ -144,12 +144,9 @@ def forget(rig: Rig, patient: Patient) -> None:
         call("VM.hard_shutdown", patient.vm_ref)
 
 
-#: Deaths that once cost somebody a disk, or left an instance without power.
-TELLING = {("VM.hard_shutdown", 1), ("VBD.create", 2), ("Async.VM.start", 1)}
-rescuing = Matrix(RESCUE, new_patient, submit, check_rescued, telling=TELLING)
-unrescuing = Matrix(
-    UNRESCUE, in_rescue, unrescue, check_unrescued, telling={("VM.destroy", 1), ("Async.VDI.destroy", 1)}
-)
+#: `make test` has the deaths that once cost somebody a disk.
+rescuing = Matrix(RESCUE, new_patient, submit, check_rescued, telling={("VBD.create", 2)})
+unrescuing = Matrix(UNRESCUE, in_rescue, unrescue, check_unrescued, telling={("VM.destroy", 1)})
 undoing = Matrix(UNDOING, new_patient, submit_doomed, check_undone, telling={("VM.destroy", 1)})
 
 
@@ -161,6 +158,7 @@ def test_the_matrix_has_every_call_of_a_rescue(rig: Rig) -> None:
     rescuing.assert_is_complete(rig)
 
 
+@pytest.mark.matrix
 def test_the_matrix_has_every_call_of_an_undo(rig: Rig) -> None:
     patient = new_patient(rig)
     rig.simulator.reset_stats()

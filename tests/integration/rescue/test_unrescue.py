@@ -144,7 +144,11 @@ def halted(call: Client, _patient: Patient, ref: str) -> None:
     call("VM.hard_shutdown", ref)
 
 
-HALVES = [without_rescue_vm, without_locks, without_marks, with_only_locks, with_only_marks, halted]
+TELLING = [without_rescue_vm, with_only_locks]
+HALVES = [
+    *TELLING,
+    *(pytest.param(one, marks=pytest.mark.matrix) for one in (without_locks, without_marks, with_only_marks, halted)),
+]
 
 
 @pytest.mark.parametrize("damage", HALVES, ids=lambda one: one.__name__)
@@ -156,6 +160,7 @@ def test_half_a_rescue_is_ended(ward: Ward, picture: Picture, damage: Callable[[
     assert_as_before(ward, patient)
 
 
+@pytest.mark.matrix
 def test_a_rescue_vm_that_xapi_remembers_again_is_removed_again(ward: Ward, picture: Picture) -> None:
     patient, _, _ = in_rescue(ward, picture)
     ward.simulator.control("POST", "xapi", {"action": "flush"})
