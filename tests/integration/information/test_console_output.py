@@ -30,7 +30,9 @@ def root_of(office: Office, host_uuid: str) -> Path:
 
 
 def write(office: Office, vm: VM, text: str) -> None:
-    """Let a VM's guest write to its console."""
+    """Let a VM's guest write to its console, after the prompt that ends its boot."""
+    log = root_of(office, host_of(office, vm)) / f"var/log/xen/console.{office.rec(vm)['domid']}.log"
+    eventually(lambda: log.exists() and b"login: " in log.read_bytes())
     office.simulator.control("POST", f"guests/{vm.uuid}", {"console": text})
 
 
