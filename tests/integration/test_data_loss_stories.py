@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import pytest
 
-from tests.integration.power.conftest import session_ward, ward
 from tests.integration.power.support import Ward
 from tests.support.rescuing import (
     assert_as_before,
@@ -30,8 +29,6 @@ from tests.support.spawning import Picture, cached_images, leaks, put_image, rec
 from tests.support.worker import eventually
 from worker.images.vhd import raw_digest
 from worker.operations.states import State
-
-__all__ = ["session_ward", "ward"]
 
 REFUSAL = ["PERMISSION_DENIED", "not today"]
 

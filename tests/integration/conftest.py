@@ -1,4 +1,4 @@
-"""One ward for all tests of this process: starting it takes longer than most of them."""
+"""One ward for all tests of this process that take it: starting it takes longer than most of them."""
 
 from __future__ import annotations
 
