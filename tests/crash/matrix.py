@@ -25,6 +25,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from tests.support.rig import Rig
+from tests.support.simulator import SimulatorProcess
 from worker.client import Handle
 
 T = TypeVar("T")
@@ -76,6 +77,8 @@ class Matrix(Generic[T]):
     looks: Sequence[tuple[str, int]] = ()
     """Looks at which accidents shall happen, too."""
     kinds: Sequence[Literal["killed", "cut"]] = ("killed", "cut")
+    pool: str = "simulator"
+    """The rig's attribute that is the pool of the accidents."""
     telling: Collection[tuple[str, int]] | None = None
     """The calls after which `make test` has a death; default: all that make or unmake something."""
 
@@ -98,16 +101,17 @@ class Matrix(Generic[T]):
     def endure(self, rig: Rig, accident: Accident) -> None:
         """Let the accident happen to a run, and check what it leaves."""
         subject = self.prepare(rig)
+        pool: SimulatorProcess = getattr(rig, self.pool)
         effect = "pause" if accident.kind == "killed" else "reset"
-        fault = rig.simulator.add_fault(match=accident.call, nth=accident.nth, effect=effect, when=accident.moment)
+        fault = pool.add_fault(match=accident.call, nth=accident.nth, effect=effect, when=accident.moment)
         handle = self.submit(rig, subject)
         if accident.kind == "killed":
-            rig.simulator.wait_for_hit(fault, _PATIENCE_S)
-            kill_and_go_on(rig)
+            pool.wait_for_hit(fault, _PATIENCE_S)
+            kill_and_go_on(rig, pool)
         rig.wait(handle, 2 * _PATIENCE_S)
         if accident.kind == "cut":
-            assert [one["hits"] for one in rig.simulator.faults() if one["id"] == fault] == [1], "it did not happen"
-            rig.simulator.clear_faults()
+            assert [one["hits"] for one in pool.faults() if one["id"] == fault] == [1], "it did not happen"
+            pool.clear_faults()
         self.check(rig, subject, handle)
 
     def assert_is_complete(self, rig: Rig) -> None:
@@ -118,17 +122,18 @@ class Matrix(Generic[T]):
 
     def _run(self, rig: Rig) -> Counter[str]:
         subject = self.prepare(rig)
-        rig.simulator.reset_stats()
+        pool: SimulatorProcess = getattr(rig, self.pool)
+        pool.reset_stats()
         handle = self.submit(rig, subject)
         rig.wait(handle, _PATIENCE_S)
-        calls = rig.simulator.calls()
+        calls = pool.calls()
         self.check(rig, subject, handle)
         return Counter({name: count for name, count in calls.items() if name not in LOOKS and name != _LOGIN})
 
 
-def kill_and_go_on(rig: Rig) -> None:
-    """Kill the worker where it stands, let what held it go, and start another."""
+def kill_and_go_on(rig: Rig, pool: SimulatorProcess | None = None) -> None:
+    """Kill the worker where it stands, let what held it (in `pool`) go, and start another."""
     rig.kill_worker()
-    rig.simulator.clear_faults()
+    (pool or rig.simulator).clear_faults()
     rig.glance.reset()
     rig.start_worker()
