@@ -29,6 +29,7 @@ MODULES = (
     "tasks.destroy",
     "tasks.rescue",
     "tasks.migration",
+    "tasks.live_migrate",
     "tasks.information",
     "tasks.network",
     "tasks.xenstore",

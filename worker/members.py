@@ -94,6 +94,10 @@ class Members:
         """Remove what a resize or move has made, and give the VM that was left its name and power back."""
         return self.submit("finish_revert_migration", {"instance": instance, **fields}, operation_id=operation_id)
 
+    def live_migrate(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Move a running VM to another host, storage repository or pool, without halting it."""
+        return self.submit("live_migrate", {"instance": instance, **fields}, operation_id=operation_id)
+
     # -- destroy
 
     def destroy(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:

@@ -33,3 +33,9 @@ def servertime(session: Session, host_ref: str) -> int:
     """Return a host's clock, seconds since the epoch: what times kept on VMs are compared with."""
     answer: Any = session.call("host.get_servertime", host_ref)
     return calendar.timegm(time.strptime(str(answer), "%Y%m%dT%H:%M:%SZ"))
+
+
+def migrate_receive(session: Session, host_ref: str, network_ref: str) -> dict[str, str]:
+    """Make a host ready to take a VM; return what the pool that sends it needs. It holds a session: a secret."""
+    answer: dict[str, str] = session.call("host.migrate_receive", host_ref, network_ref, {})
+    return answer

@@ -151,6 +151,11 @@ def remove_from_other_config(session: Session, vdi_ref: str, key: str) -> None:
     session.call("VDI.remove_from_other_config", vdi_ref, key)
 
 
+def remove_from_sm_config(session: Session, vdi_ref: str, key: str) -> None:
+    """Remove one key of the storage manager's; a missing one is fine."""
+    session.call("VDI.remove_from_sm_config", vdi_ref, key)
+
+
 class Chain:
     """The VHD trees of one repository, as its VDI records show them. Nodes are named by uuid; nothing is called."""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from worker.errors import XenAPIFailure
@@ -49,6 +50,29 @@ def begin_suspend(session: Session, vm_ref: str) -> str:
 def begin_resume(session: Session, vm_ref: str) -> str:
     """Bring a suspended VM back on a host that the pool chooses, whatever that host's CPU features."""
     return session.call_async("VM.resume", vm_ref, False, True)
+
+
+def begin_pool_migrate(session: Session, vm_ref: str, host_ref: str) -> str:
+    """Move a running VM to another host of its pool that sees its disks (xapi.md 14.3)."""
+    return session.call_async("VM.pool_migrate", vm_ref, host_ref, {"live": "true"})
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Where the parts of a VM go: disk -> storage repository; between pools also interface -> network."""
+
+    vdis: Mapping[str, str]
+    vifs: Mapping[str, str]
+
+
+def assert_can_migrate(session: Session, vm_ref: str, dest: Mapping[str, str], maps: Maps) -> None:
+    """Raise what forbids `begin_migrate_send` with the same parameters (xapi.md 14.4)."""
+    session.call("VM.assert_can_migrate", vm_ref, dict(dest), True, dict(maps.vdis), dict(maps.vifs), {}, {})
+
+
+def begin_migrate_send(session: Session, vm_ref: str, dest: Mapping[str, str], maps: Maps) -> str:
+    """Move a VM with its disks; `dest` is from `host.migrate_receive` of the pool that takes it."""
+    return session.call_async("VM.migrate_send", vm_ref, dict(dest), True, dict(maps.vdis), dict(maps.vifs), {}, {})
 
 
 def hard_shutdown(session: Session, vm_ref: str) -> None:

@@ -1,0 +1,81 @@
+"""Moves of running VMs: within the pool, to another storage repository, to another pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.two_pools import TwoPools
+from worker.client import Handle
+from worker.operations.states import State
+
+
+def live(rig: TwoPools, made: dict[str, Any], **fields: Any) -> Handle:
+    return rig.client.live_migrate(instance={"vm_uuid": made["uuid"]}, pool="lab", **fields)
+
+
+def host_of(rig: TwoPools, pool: str, vm_uuid: str) -> str:
+    vm = rig.vm(pool, uuid=vm_uuid)
+    assert vm is not None
+    assert vm["power_state"] == "Running"
+    with rig.at(pool).session() as call:
+        found: str = call("host.get_uuid", vm["resident_on"])
+        return found
+
+
+def test_a_vm_moves_to_another_host(rig: TwoPools) -> None:
+    made = rig.add("host", 4)
+    before = host_of(rig, "lab", made["uuid"])
+    result = rig.done(live(rig, made))
+    assert result["host"] == host_of(rig, "lab", made["uuid"]) != before
+    assert result["disks"] == made["vdis"]
+    rig.simulator.reset_stats()
+    again = rig.done(live(rig, made, dest={"host": result["host"]}))
+    assert again["host"] == result["host"]
+    assert "Async.VM.pool_migrate" not in rig.simulator.calls()
+
+
+def test_a_vm_moves_to_another_pool_with_its_disks(rig: TwoPools) -> None:
+    made = rig.add("pool", 4, 2)
+    with rig.simulator.session() as call:
+        vdi_ref = call("VDI.get_by_uuid", made["vdis"][1])
+        call("VDI.add_to_other_config", vdi_ref, "vmops.disk", vdi_ref)
+    contents = rig.digests("lab", made["vdis"])
+    result = rig.done(live(rig, made, dest={"pool": "far"}))
+    assert (result["vm_uuid"], result["pool"], result["power_state"]) == (made["uuid"], "far", "Running")
+    assert rig.vm("lab", uuid=made["uuid"]) is None
+    assert rig.digests("far", result["disks"]) == contents
+    vm = rig.vm("far", uuid=made["uuid"])
+    assert vm is not None
+    assert "vmops.live-migration" not in vm["other_config"]
+    disk = rig.disks("far", vm["ref"])["1"]
+    assert disk["other_config"]["vmops.disk"] == disk["ref"]
+
+
+def test_what_the_pool_refuses_leaves_the_vm_as_it_is(rig: TwoPools) -> None:
+    made = rig.add("refused", 4)
+    refusal = ["SR_DOES_NOT_SUPPORT_MIGRATION", "OpaqueRef:one"]
+    rig.simulator.add_fault(match="VM.assert_can_migrate", effect="failure", error=refusal)
+    rig.failed(live(rig, made, dest={"pool": "far"}), "SR_DOES_NOT_SUPPORT_MIGRATION", State.UNDONE)
+    rig.assert_as_before(made, "refused")
+
+
+def test_a_halted_vm_is_refused(rig: TwoPools) -> None:
+    made = rig.add("halted", 4, running=False)
+    assert "migrate_disk_and_power_off" in rig.failed(live(rig, made), "WrongPowerState")
+
+
+def test_a_network_that_is_not_there_is_named(rig: TwoPools) -> None:
+    made = rig.add("network", 4)
+    with rig.simulator.session() as call:
+        (vif,) = call("VM.get_VIFs", made["ref"])
+        name = call("network.get_name_label", call("VIF.get_network", vif))
+    text = rig.failed(live(rig, made, dest={"pool": "far"}, networks={name: "nowhere"}), "NetworkNotFound")
+    assert "nowhere" in text
+
+
+def test_a_lost_answer_does_not_move_twice(rig: TwoPools) -> None:
+    made = rig.add("lost", 4)
+    rig.simulator.add_fault(match="Async.VM.migrate_send", nth=1, count=1, effect="reset", when="after")
+    result = rig.done(live(rig, made, dest={"pool": "far"}))
+    assert rig.simulator.calls()["Async.VM.migrate_send"] == 1
+    assert host_of(rig, "far", result["vm_uuid"]) == result["host"]
