@@ -214,8 +214,8 @@ class Agent(ABC):
 
 
 def parsed(text: str) -> tuple[str, Any]:
-    """Return a request's name and value. Raises ValueError."""
-    request = json.loads(text)
+    """Return a request's name and value. Raises ValueError, also for bytes that are not UTF-8."""
+    request = json.loads(text.encode())
     if not isinstance(request, dict) or not isinstance(request.get("name"), str) or "value" not in request:
         raise ValueError("a request is an object with a name and a value")
     return request["name"], request["value"]

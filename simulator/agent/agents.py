@@ -70,7 +70,7 @@ class Agents:
             self._met.pop(vm.ref, None)
         if wish.keys() & agent_habits.STARTS_ANEW:
             self._stop(vm.ref)
-            if vm["power_state"] == "Running" and vm.ref not in self._booting:
+            if vm["power_state"] in ("Running", "Paused") and vm.ref not in self._booting:
                 self._start(vm)
         process = self._processes.get(vm.ref)
         if process is not None:
@@ -78,10 +78,13 @@ class Agents:
             self._poke(process, anew=True)
 
     def resumed(self, vm: Row) -> None:
-        """Let an agent look at what came while the guest stood still."""
-        process = self._processes.get(vm.ref)
-        if process is not None:
-            self._poke(process)
+        """Let an agent look at what came while the guest stood still; start one that it is to have since then."""
+        with self._pool.db:
+            process = self._processes.get(vm.ref)
+            if process is not None:
+                self._poke(process)
+            elif vm.ref not in self._booting:
+                self._start(vm)
 
     def _start(self, vm: Row) -> None:
         habits: AgentHabits = self._pool.guests.habits(vm)
@@ -175,7 +178,7 @@ class Agents:
                 if self._processes.get(process.vm_ref) is process:
                     self._stop(process.vm_ref)
                 return False
-            return process.is_alive and vm["power_state"] == "Running"
+            return process.is_alive and vm["power_state"] == "Running" and self._pool.hosts.has_domain(vm)
 
     def _go_on(self, process: Process) -> None:
         """Meet the requests of this look one after the other; then look again if there are others."""

@@ -33,6 +33,20 @@ def test_an_agent_stands_still_with_its_guest(start: Start, xen: Any) -> None:
     assert guest.peer.answer(identifier)[0] == "0"
 
 
+@pytest.mark.parametrize("way", ["paused", "suspended"])
+def test_a_guest_that_stands_still_can_be_given_an_agent(start: Start, xen: Any, way: str) -> None:
+    guest = start(None)
+    if way == "paused":
+        xen.VM.pause(guest.ref)
+        guest.habits(guest_agent="unix")
+        xen.VM.unpause(guest.ref)
+    else:
+        xen.VM.suspend(guest.ref)
+        guest.habits(guest_agent="unix")
+        xen.VM.resume(guest.ref, False, False)
+    assert guest.connect().ask("version")[0] == "0"
+
+
 @pytest.mark.parametrize("way", ["migration", "suspension"])
 def test_an_agent_keeps_its_key_in_another_domain(start: Start, xen: Any, way: str) -> None:
     guest = start()

@@ -80,6 +80,7 @@ MALFORMED = [
     '{"value": ""}',
     '{"name": 5, "value": ""}',
     '{"a": "q"q"}',
+    '{"name": "version", "value": "\udcff"}',
 ]
 
 
