@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import xmlrpc.client
+from collections.abc import Callable
 from xml.parsers.expat import ExpatError
 
 from vmops_lib import API, PACK, limits, log
@@ -28,7 +29,7 @@ class Function:
 
     def __init__(
         self,
-        body: "object",
+        body: "Callable[[Arguments], object]",
         needs: "tuple[str, ...]" = (),
         takes: "tuple[str, ...]" = (),
         deadline_s: int = limits.DEADLINE_S,
@@ -105,7 +106,7 @@ def _in_time(function: Function, args: Arguments) -> "object":
     signal.signal(signal.SIGALRM, _stop)
     signal.alarm(function.deadline_s)
     try:
-        return function.body(args)  # type: ignore[operator] # a function of our own table
+        return function.body(args)
     finally:
         signal.alarm(0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from vmops_lib.failures import BadArgument, Failure, NoSpace
 
 from tests.support.dom0 import Host
 
-CONTENT = os.urandom(2500)
+CONTENT = random.Random(1).randbytes(2500)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 NAME = f"vmops-image-1-{SHA256}"
 
@@ -37,7 +38,7 @@ def put(offset: int, data: bytes, *, size: int = len(CONTENT), **key: str) -> An
 
 
 def ask(fn: str, **key: str) -> Any:
-    return kernel.FUNCTIONS[fn].body(Arguments({"image_id": "image-1", "sha256": SHA256, **key}))  # type: ignore[operator]
+    return kernel.FUNCTIONS[fn].body(Arguments({"image_id": "image-1", "sha256": SHA256, **key}))
 
 
 def test_a_file_comes_in_parts_and_is_seen_only_when_it_is_complete(folder: Path) -> None:
