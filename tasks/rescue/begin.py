@@ -225,9 +225,11 @@ def unmark(op: Op, pool: Session) -> None:
 
 @step(undo=unmark)
 def mark_rescued(op: Op, pool: Session) -> None:
-    """Say on the VM since when it is in rescue, after a look whether it is still halted and locked."""
+    """Say on the VM since when it is in rescue. What XAPI may have forgotten of the locks and marks is set again."""
     rec = power.reread(pool, op.data["original"])
     _lock(op, pool, rec)
+    if POWER_BEFORE not in rec["other_config"]:
+        vm_power.add_to_other_config(pool, rec["ref"], POWER_BEFORE, op.data["original"]["power_state"])
     epoch = host.servertime(pool, op.data["plan"]["master"])
     op.remember(marking=True)
     vm_power.add_to_other_config(pool, rec["ref"], RESCUED, str(Rescued(epoch, op.id)))

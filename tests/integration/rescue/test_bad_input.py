@@ -97,6 +97,14 @@ def test_another_instance_or_name_than_the_pool_has_is_refused(ward: Ward) -> No
     assert_as_before(ward, patient)
 
 
+def test_an_iso_and_a_config_drive_at_one_position_are_refused(ward: Ward) -> None:
+    patient = new_patient(ward)
+    fields = {"config_drive": {"form": "nocloud"}, "flavor": {"memory_mb": 64, "vcpus": 1, "root_gb": 1}}
+    text = ward.refused(rescue(ward, patient, put_image(ward, "iso"), **fields), "RequestError", state=State.FAILED)
+    assert "leave config_drive out" in text
+    assert_as_before(ward, patient)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

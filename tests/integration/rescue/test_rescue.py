@@ -145,6 +145,31 @@ def test_an_iso_leaves_the_second_position_to_the_instances_disk(ward: Ward) -> 
     assert_as_before(ward, patient)
 
 
+def test_a_config_drive_is_the_rescue_vms_own(ward: Ward, picture: Picture) -> None:
+    patient = new_patient(ward)
+    ward.succeeded(rescue(ward, patient, picture, config_drive={"ssh_keys": ["ssh-ed25519 AAAA me"]}))
+    (ref,) = rescue_vms(ward, patient)
+    assert set(attached(ward, ref)) == {"0", "1", "2", "3", "4"}
+    result = ward.succeeded(unrescue(ward, patient))
+    assert {one["role"] for one in result["destroyed"]} == {"root", "configdrive"}
+    assert_as_before(ward, patient)
+
+
+@pytest.mark.matrix
+def test_what_xapi_forgets_in_the_middle_is_done_again(ward: Ward, picture: Picture) -> None:
+    patient = new_patient(ward, running=False)
+    ward.simulator.control("POST", "xapi", {"action": "flush"})
+    fault = ward.simulator.add_fault(match="Async.VM.start", effect="pause", when="before", nth=1)
+    handle = rescue(ward, patient, picture)
+    ward.simulator.wait_for_hit(fault, 30)
+    ward.simulator.kill()
+    ward.simulator.clear_faults()
+    ward.succeeded(handle)
+    assert_in_rescue(ward, patient, handle, picture)
+    ward.succeeded(unrescue(ward, patient))
+    assert_as_before(ward, patient)
+
+
 # -- beside other operations
 
 
