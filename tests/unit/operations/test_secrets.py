@@ -8,7 +8,7 @@ import pytest
 from nacl.public import PrivateKey
 
 from worker.errors import PermanentError, RequestError
-from worker.operations.secrets import make_private_key, read_private_key, seal, unseal
+from worker.operations.secrets import derive, make_private_key, read_private_key, seal, unseal
 
 
 @pytest.fixture
@@ -54,3 +54,11 @@ def test_a_bad_key_file_is_named_and_not_shown(tmp_path: Path, content: str) -> 
     with pytest.raises(ValueError, match=f"{path} must hold 64 hex digits") as refusal:
         read_private_key(path)
     assert not content or content not in str(refusal.value)
+
+
+def test_whoever_has_the_key_derives_the_same_secret_and_nobody_else(key: PrivateKey) -> None:
+    mine = derive(key, "an operation's purpose")
+    assert derive(key, "an operation's purpose") == mine
+    assert derive(key, "another purpose") != mine
+    assert derive(PrivateKey.generate(), "an operation's purpose") != mine
+    assert key.encode() not in mine
