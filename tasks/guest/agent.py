@@ -15,23 +15,25 @@ from worker.operations.definition import operation, step
 from worker.operations.op import Op
 from worker.settings import Settings
 from worker.xenapi.session import Session
+from worker.xenapi.vm import Found
 
 
 @step
 def ask_version(op: Op, pool: Session, settings: Settings) -> None:
     """Ask until there is an answer, or the time is over."""
-    talk, _ = Talk.with_guest(op, pool, settings)
-    patience_s = op.request(VersionRequest).timeout_s or settings.agent_version_timeout_s
-    op.set_result(version=talk.version(patience_s), vm_uuid=talk.vm_uuid)
+    talk, _ = _talk(op, pool, settings)
+    patience_s = op.request(VersionRequest).patience_s
+    version = talk.version(settings.agent_version_timeout_s if patience_s is None else patience_s)
+    op.set_result(version=version, vm_uuid=talk.vm_uuid)
 
 
 @step
 def update(op: Op, pool: Session, settings: Settings) -> None:
     """Let the agent replace itself, unless it is what it shall become."""
-    talk, _ = Talk.with_guest(op, pool, settings)
+    talk, _ = _talk(op, pool, settings)
     request = op.request(UpdateRequest)
     if request.version is not None and not talk.has_done("update"):
-        version = talk.version(settings.agent_timeout_s)
+        version = talk.version(patience_s=0)
         if not is_older(version, request.version):
             op.set_result(updated=False, version=version, vm_uuid=talk.vm_uuid)
             return
@@ -42,7 +44,7 @@ def update(op: Op, pool: Session, settings: Settings) -> None:
 @step
 def set_password(op: Op, pool: Session, settings: Settings) -> None:
     """Exchange keys with the agent, and send the password encrypted."""
-    talk, _ = Talk.with_guest(op, pool, settings)
+    talk, _ = _talk(op, pool, settings)
     windows = op.request(PasswordRequest).os_type
     talk.set_password(_opened(op, "new_pass"), is_windows=None if windows is None else windows == "windows")
     op.set_result(vm_uuid=talk.vm_uuid)
@@ -51,7 +53,7 @@ def set_password(op: Op, pool: Session, settings: Settings) -> None:
 @step
 def write_file(op: Op, pool: Session, settings: Settings) -> None:
     """Let the agent write the file."""
-    talk, _ = Talk.with_guest(op, pool, settings)
+    talk, _ = _talk(op, pool, settings)
     request = op.request(FileRequest)
     data = request.data() if request.secret_contents is None else _opened(op, "secret_contents").encode()
     talk.write_file("file", request.path, data)
@@ -61,7 +63,7 @@ def write_file(op: Op, pool: Session, settings: Settings) -> None:
 @step
 def set_up_network(op: Op, pool: Session, settings: Settings) -> None:
     """Let the agent set the network up, once what it will read is such that it survives it."""
-    talk, found = Talk.with_guest(op, pool, settings)
+    talk, found = _talk(op, pool, settings)
     complaint = networkdata.complaint(found.rec["xenstore_data"]) if found else None
     if complaint:
         raise GuestUnable(
@@ -70,6 +72,10 @@ def set_up_network(op: Op, pool: Session, settings: Settings) -> None:
         )
     answer = talk.set_up_network()
     op.set_result(returncode=answer.code, vm_uuid=talk.vm_uuid)
+
+
+def _talk(op: Op, pool: Session, settings: Settings) -> tuple[Talk, Found | None]:
+    return Talk.with_guest(op, pool, settings, op.request(AgentRequest).timeout_s)
 
 
 def _opened(op: Op, field: str) -> str:

@@ -25,11 +25,17 @@ class AgentRequest(InstanceRequest):
 
     example: ClassVar[dict[str, Any]] = {"instance": _VM}
 
+    timeout_s: int | None = Field(
+        default=None, ge=1, le=60, description="Time for each answer of the agent; default: the settings."
+    )
+
 
 class VersionRequest(AgentRequest):
     """Whose agent, and how long it may take to come up."""
 
-    timeout_s: float | None = Field(default=None, gt=0, le=3600, description="Default: agent_version_timeout_s.")
+    patience_s: float | None = Field(
+        default=None, ge=0, le=3600, description="Ask again and again for so long; default: agent_version_timeout_s."
+    )
 
 
 class UpdateRequest(AgentRequest):

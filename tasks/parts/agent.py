@@ -48,6 +48,7 @@ _OVERTIME_S = 60.0
 _CHECK_S = 60.0
 #: Between two looks for an agent that answers, but not yet as it should.
 _AGAIN_S = 5.0
+_SOON_S = 0.2
 _FOREVER_S = 7 * 86400.0
 _KEY_BYTES = 10
 _EXCHANGES = 2
@@ -56,15 +57,19 @@ _EXCHANGES = 2
 class Talk:
     """One step's conversation; see the module."""
 
-    def __init__(self, op: Op, pool: Session, settings: Settings) -> None:
-        """Go on with the conversation that the step has begun."""
+    def __init__(self, op: Op, pool: Session, settings: Settings, wait_s: int | None = None) -> None:
+        """Go on with the conversation that the step has begun; `wait_s` for each answer instead of the settings'."""
         self._op = op
         self._pool = pool
         self._settings = settings
+        self._wait_s = wait_s or settings.agent_timeout_s
+        self._network_wait_s = wait_s or settings.agent_resetnetwork_timeout_s
         self._state: dict[str, Any] = op.data["talk"]
 
     @classmethod
-    def with_guest(cls, op: Op, pool: Session, settings: Settings) -> tuple[Self, Found | None]:
+    def with_guest(
+        cls, op: Op, pool: Session, settings: Settings, wait_s: int | None = None
+    ) -> tuple[Self, Found | None]:
         """Talk to the guest of the request's VM, of an instance in rescue to the rescue VM's.
 
         Returns the VM too when the conversation begins only now. Raises as `take`, WrongPowerState.
@@ -73,7 +78,7 @@ class Talk:
         if "talk" not in op.data:
             found = acting(pool, take_fresh(op, pool))
             _begin(op, found)
-        return cls(op, pool, settings), found
+        return cls(op, pool, settings, wait_s), found
 
     @classmethod
     def with_new_vm(cls, op: Op, pool: Session, settings: Settings) -> Self:
@@ -112,8 +117,8 @@ class Talk:
         while label not in self._state["heard"]:
             asked = self._state["asked"].setdefault(label, {"task": None, "try": 0, "since_s": self._op.waited_s})
             if asked["task"] is None:
-                if self._op.record.failures and self._has_moved():
-                    continue
+                if self._op.record.failures:
+                    self._turn_if_moved()
                 asked["task"] = self._begin_call(label, question, wait_s)
                 self._save()
                 raise self._waiting(question, asked)
@@ -149,7 +154,7 @@ class Talk:
     def version(self, patience_s: float) -> str:
         """Return the agent's version; it may take its time to come up. Raises Wait, AgentTimeout."""
         question = agent.version()
-        answer = self.ask("version", question, self._settings.agent_timeout_s, patience_s)
+        answer = self.ask("version", question, self._wait_s, patience_s)
         if answer.code in question.success:
             return agent.printable(answer.message)
         since_s = self._state.setdefault("version_since_s", self._op.waited_s)
@@ -163,7 +168,7 @@ class Talk:
     def features(self) -> frozenset[str] | None:
         """Return what the agent offers; None for one that does not know the question. Raises as `ask`."""
         patience_s = self._settings.agent_version_timeout_s if self._state["boots"] else 0.0
-        answer = self.ask("features", agent.features(), self._settings.agent_timeout_s, patience_s)
+        answer = self.ask("features", agent.features(), self._wait_s, patience_s)
         return agent.read_features(answer)
 
     def require(self, *names: str) -> frozenset[str] | None:
@@ -199,9 +204,9 @@ class Talk:
             private = self._op.derive(f"agent key {self._state['boots']} {exchange}")
             dh = SimpleDH(int.from_bytes(private[:_KEY_BYTES]) or 1)
             try:
-                keys = self.expect("keyinit", agent.key_init(dh), self._settings.agent_timeout_s)
+                keys = self.expect("keyinit", agent.key_init(dh), self._wait_s)
                 dh.compute_shared(agent.read_public(keys))
-                self.expect("password", agent.password(dh, new_password), self._settings.agent_timeout_s)
+                self.expect("password", agent.password(dh, new_password), self._wait_s)
             except (AgentError, AgentTimeout):
                 self._forget("keyinit", "password")
                 self._state["exchange"] = exchange + 1
@@ -218,21 +223,21 @@ class Talk:
         offered = self.features()
         if offered is not None and not offered.intersection(agent.FILE_FEATURES):
             self.require(agent.FILE_FEATURES[-1])
-        self.expect(label, agent.inject_file(path, contents, offered), self._settings.agent_timeout_s)
+        self.expect(label, agent.inject_file(path, contents, offered), self._wait_s)
 
     def set_up_network(self) -> Answer:
         """Let the agent set the network up as vm-data/networking says. Raises as `expect`, AgentNotImplemented."""
         question = agent.reset_network()
         if not self.has_done("network", question.success):
             self.require(question.name)
-        return self.expect("network", question, self._settings.agent_resetnetwork_timeout_s)
+        return self.expect("network", question, self._network_wait_s)
 
     def update(self, url: str, md5sum: str) -> Answer:
         """Let the agent replace itself; it may be silent for a while then. Raises as `expect`, AgentNotImplemented."""
         question = agent.update(url, md5sum)
         if not self.has_done("update"):
             self.require(question.name)
-        return self.expect("update", question, self._settings.agent_timeout_s)
+        return self.expect("update", question, self._wait_s)
 
     # -- behind it
 
@@ -280,20 +285,27 @@ class Talk:
         domain = Domain(**self._state["domain"])
         plugin.call(self._pool, domain.host_ref, PLUGIN, "sweep", {**domain.arguments, "older_than": str(2 * older_s)})
 
-    def _has_moved(self) -> bool:
-        """Turn to the VM's domain when that is another one by now; tell whether it is."""
-        rec = vm_power.get(self._pool, self._state["vm_ref"])
-        has_moved: bool = rec["power_state"] == "Running" and _domain_of(rec) != self._state["domain"]
-        if has_moved:
-            self._turn_to(rec)
-        return has_moved
+    def _turn_if_moved(self) -> None:
+        """Turn to the VM's domain when that is another one by now: the step begins anew there. Raises Wait."""
+        state = self._state
+        rec = vm_power.get(self._pool, state["vm_ref"])
+        domain = _domain_of(rec)
+        if rec["power_state"] != "Running" or domain == state["domain"]:
+            return
+        self._op.note(f"the guest was rebooted or moved: domain {state['domain']['domid']} became {domain['domid']}")
+        self._forget(*_OF_ONE_BOOT)
+        state.pop("gone_s", None)
+        state["asked"] = {}
+        state["domain"] = domain
+        state["boots"] += 1
+        self._save()
+        raise Wait(f"{self.title} has a new domain", check_every_s=_SOON_S, deadline_s=_FOREVER_S)
 
     def _follow(self) -> None:
-        """Turn to the domain that the VM has by now. Raises Wait, GuestUnable when it does not get one."""
+        """Wait for the domain that the VM has instead of its old one. Raises Wait, GuestUnable when there is none."""
         state = self._state
         gone_s = state.setdefault("gone_s", self._op.waited_s)
-        if self._has_moved():
-            return
+        self._turn_if_moved()
         limit_s = self._settings.agent_version_timeout_s
         left_s = limit_s - (self._op.waited_s - gone_s)
         if left_s <= 0:
@@ -308,17 +320,6 @@ class Talk:
             check_every_s=min(_CHECK_S, left_s),
             deadline_s=_FOREVER_S,
         )
-
-    def _turn_to(self, rec: dict[str, Any]) -> None:
-        state = self._state
-        domain = _domain_of(rec)
-        self._op.note(f"the guest was rebooted or moved: domain {state['domain']['domid']} became {domain['domid']}")
-        self._forget(*_OF_ONE_BOOT)
-        state.pop("gone_s", None)
-        state["asked"] = {}
-        state["domain"] = domain
-        state["boots"] += 1
-        self._save()
 
     def _forget(self, *labels: str) -> None:
         for label in labels:

@@ -48,6 +48,7 @@ class Rig:
     pool: str = "threads"
     concurrency: int = 4
     pool_settings: dict[str, Any] = field(default_factory=dict)
+    loglevel: str = "INFO"
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -60,7 +61,9 @@ class Rig:
             self.deployment = Deployment(self.folder / "vmops", self._toml())
             stack.callback(self.deployment.stop)
             self.client: VMOps = self.deployment.client()
-            self.worker: ManagedProcess = self.deployment.worker(pool=self.pool, concurrency=self.concurrency)
+            self.worker: ManagedProcess = self.deployment.worker(
+                pool=self.pool, concurrency=self.concurrency, loglevel=self.loglevel
+            )
             stack.enter_context(keep(self.worker))
             self.beat = self.deployment.beat()
             self._stack = stack.pop_all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from tests.support.worker import REPOSITORY
 from worker.operations.secrets import make_private_key
 
 PLUGINS = REPOSITORY / "dom0" / "plugins"
-#: Times for agents that look ten times a second.
-HASTY_AGENTS = {"agent_timeout_s": 2, "agent_resetnetwork_timeout_s": 3, "agent_version_timeout_s": 6}
+#: For agents that look ten times a second, on a machine that is busy.
+PATIENCE = {"agent_timeout_s": 20, "agent_resetnetwork_timeout_s": 20, "agent_version_timeout_s": 8}
+#: For those that will not answer.
+NO_PATIENCE = {"timeout_s": 2}
 
 
 def key_file(folder: Path) -> str:
@@ -29,9 +33,11 @@ class GuestWard(Ward):
 
     simulator_options: tuple[str, ...] = (
         *("--hosts", "2", "--guest-writes", "0", "--quiet-period", "0.2"),
-        *("--plugins", str(PLUGINS)),
+        *("--plugins", str(PLUGINS), "--guest-agent", "unix"),
     )
-    settings: dict[str, Any] = field(default_factory=lambda: dict(HASTY_AGENTS))
+    settings: dict[str, Any] = field(default_factory=lambda: dict(PATIENCE))
+    loglevel: str = "DEBUG"
+    """So that all that is ever logged is searched for secrets."""
 
     def __post_init__(self) -> None:
         self.settings = {**self.settings, "secret_key_file": key_file(self.folder)}
@@ -41,6 +47,29 @@ class GuestWard(Ward):
         vm = self.new_vm(running=running)
         self.guest(vm, guest_agent=agent, agent_needs_provider=False, **habits)
         return vm
+
+    def accident(self, effect: str, command: str = "*", **more: Any) -> dict[str, Any]:
+        """Return the habit of an agent to which something happens."""
+        return {"agent_accidents": [{"effect": effect, "command": command, **more}]}
+
+    def asked(self, vm: VM) -> dict[str, int]:
+        """Return how often the agent was asked for what."""
+        asked: dict[str, int] = self.inside(vm)["requests"]
+        return asked
+
+    def live(self, vm: VM, path: str) -> str | None:
+        """Return what the guest itself reads in XenStore."""
+        return self.in_guest(vm, "xenstore-read", path)
+
+    def in_guest(self, vm: VM, *command: str) -> str | None:
+        """Run one of Xen's tools as the guest; return what it prints, None when it fails."""
+        tools = next(iter(self.simulator.control("GET", "dom0").values()))["root"] + "/usr/bin"
+        environment = {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "XENSTORED_PATH": self.simulator.guest_xenstore(vm.uuid),
+        }
+        done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+        return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
     def inside(self, vm: VM) -> dict[str, Any]:
         """Return what agents left in the guest."""
