@@ -128,6 +128,9 @@ class Settings(BaseSettings):
         default=3 * 3600, description="Longest wait for an image that another operation fetches into the same storage."
     )
 
+    max_kernel_ramdisk_size: int = Field(
+        default=16 << 20, ge=1, le=256 << 20, description="Largest kernel or ramdisk of a paravirtual guest, bytes."
+    )
     default_ephemeral_format: Literal["ext4", "none"] = Field(
         default="ext4", description="File system of ephemeral disks, made by mke2fs; Windows guests get blank ones."
     )

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from tasks.destroy.request import DestroyRequest
-from tasks.parts import disks, power
+from tasks.parts import disks, kernels, power
 from tasks.parts.instances import hold_of, instance_uuid
 from tasks.parts.migrated import refuse_migrating
 from worker.errors import RequestError
@@ -42,12 +42,9 @@ def find_vms(op: Op, pool: Session) -> None:
     op.remember(
         instance=next((uuid.lower() for uuid in uuids if uuid), None),
         vms=[_facts(one) for one in found],
+        kernel_paths=kernels.paths_of(one.rec for one in found),
         disks=disks.attached(vbd.of_vms(pool, [one.ref for one in found]).values()),
     )
-    files = sorted({one.rec[name] for one in named for name in ("PV_kernel", "PV_ramdisk")} - {""})
-    if files:
-        op.note(f"left in dom0, where XenAPI cannot remove them: {', '.join(files)}")
-        op.set_result(kernel_files=files)
 
 
 def _hold(op: Op, request: DestroyRequest, found: list[Found]) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 from tasks.parts.instances import INSTANCE, OPERATION
 from tasks.provision.drive import check_drive
 from tasks.provision.guestdata import flag_of, guest_data, mac_of
+from tasks.provision.kernel import kernels_of
 from tasks.provision.networks import find_network
 from tasks.provision.request import BuildRequest
 from tasks.provision.setup import guest_wishes
 from tasks.provision.wishes import disks_of
 from worker.errors import (
-    ImageFormatRefused,
     ImageTooLarge,
     InstanceExists,
     InsufficientFreeMemory,
@@ -33,7 +33,7 @@ from worker.images.store import ImageStore
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.settings import Settings
-from worker.xenapi import event, host, vm
+from worker.xenapi import event, host, kernel_files, vm
 from worker.xenapi.session import Session
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -60,6 +60,7 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings)
     op.hold(f"name:{request.vm_name}")
     image = images.describe(str(request.image_id))
     _check_image(image, request)
+    kernels = kernels_of(request, image, images, settings)
     os_type = request.os_type or image.properties.get("os_type")
     macs = [one.mac or mac_of(instance, device) for device, one in enumerate(request.networks)]
     wishes = guest_wishes(request, image.properties, os_type, settings)
@@ -76,6 +77,9 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings)
     sr_refs = dict.fromkeys([sr_ref, *beside.get("sr_refs", [])])
     hosts = facts.hosts(list(sr_refs), str(request.host) if request.host else None, request.flavor.vcpus)
     _check_memory(pool, request, hosts, beside.get("memory", {}))
+    if kernels:
+        for one in hosts:
+            kernel_files.on_host(pool, one.ref)  # PluginMissing: the file could not be brought there
     wanted = hosts[0] if request.host and hosts[0].rec["uuid"] == str(request.host) else None
     op.remember(
         plan={
@@ -84,7 +88,9 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings)
             "role": request.role,
             "image": {"id": image.id, "kind": image.disk_format},
             "device_id": image.properties.get("hw_device_id"),
-            "vm_mode": vm_mode_of(request, image),
+            "vm_mode": "pv" if kernels else vm_mode_of(request, image),
+            "kernels": kernels,
+            "host_refs": [one.ref for one in hosts],
             "os_type": os_type,
             "master": facts.master,
             "sr_ref": sr_ref,
@@ -112,12 +118,6 @@ def vm_mode_of(request: BuildRequest, image: Image) -> str:
 
 def _check_image(image: Image, request: BuildRequest) -> None:
     check_fetchable(image)
-    for name in ("kernel_id", "ramdisk_id"):
-        if image.properties.get(name):
-            raise ImageFormatRefused(
-                f"Image {image.id} names a {name}: this version starts only images that bring their own kernel. Take "
-                "such an image, or remove the property if the disk has a boot loader."
-            )
     flavor = request.flavor
     if image.min_ram > flavor.memory_mb or (flavor.root_gb and image.min_disk > flavor.root_gb):
         raise ImageTooLarge(

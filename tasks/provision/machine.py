@@ -85,7 +85,7 @@ def _record(op: Op) -> dict[str, Any]:
         "has_vendor_device": False,
         "tags": [],
         "blocked_operations": {},
-        **_boot(plan["vm_mode"]),
+        **_boot(plan["vm_mode"], has_kernel=bool(plan["kernels"])),
     }
 
 
@@ -115,17 +115,20 @@ def _platform(plan: dict[str, Any]) -> dict[str, str]:
     return platform
 
 
-def _boot(vm_mode: str) -> dict[str, Any]:
-    """Return what the VM boots: an HVM guest its CD or disk, a PV guest the kernel in its disk."""
+def _boot(vm_mode: str, *, has_kernel: bool) -> dict[str, Any]:
+    """Return what the VM boots: an HVM guest its CD or disk, a PV guest the kernel in its disk.
+
+    One that gets its kernel from dom0 (`put_kernel_files`) has the file system on the disk's first partition.
+    """
     is_hvm = vm_mode == "hvm"
     return {
         "HVM_boot_policy": "BIOS order" if is_hvm else "",
         "HVM_boot_params": {"order": "dc"} if is_hvm else {},
         "domain_type": vm_mode,
-        "PV_bootloader": "" if is_hvm else "pygrub",
+        "PV_bootloader": "" if is_hvm or has_kernel else "pygrub",
         "PV_kernel": "",
         "PV_ramdisk": "",
-        "PV_args": "",
+        "PV_args": "root=/dev/xvda1" if has_kernel else "",
         "PV_bootloader_args": "",
         "PV_legacy_args": "",
     }

@@ -1,8 +1,10 @@
 """rescue and unrescue: a VM beside the instance's own, to repair the disks of that from.
 
     rescue:   find_vm -> check_request -> shut_down -> lock -> make_root_disk -> make_other_disks
-              -> create_vm -> attach_disks -> create_vifs -> start_vm -> mark_rescued -> set_up_guest
+              -> create_vm -> put_kernel_files -> attach_disks -> create_vifs -> start_vm
+              -> mark_rescued -> set_up_guest
     unrescue: find_rescue -> halt_rescue_vms -> remove_rescue_vms -> destroy_rescue_disks -> unlock -> restore
+              -> remove_kernel_files
 
 The instance's own VM is halted and locked, and its own disks are attached to the rescue VM before that boots. Nothing
 ever destroys them: the rescue VM's end leaves every disk, and only what bears the mark of the rescue that made it is
@@ -14,8 +16,10 @@ Rules: operations.md 8, 13, 15.3, 17.2.
 
 from __future__ import annotations
 
+from tasks.parts.kernels import remove_kernel_files
 from tasks.provision.check import check_request
 from tasks.provision.devices import attach_disks
+from tasks.provision.kernel import put_kernel_files
 from tasks.provision.machine import create_vm
 from tasks.provision.networks import create_vifs
 from tasks.provision.others import make_other_disks
@@ -38,6 +42,7 @@ rescue = operation(
     make_root_disk,
     make_other_disks,
     create_vm,
+    put_kernel_files,
     attach_disks,
     create_vifs,
     start_vm,
@@ -54,6 +59,7 @@ unrescue = operation(
     destroy_rescue_disks,
     unlock,
     restore,
+    remove_kernel_files,
     point_of_no_return=find_rescue,
     doc="unrescue: remove an instance's rescue VM with its own disks, and bring the instance back as it was.",
 )

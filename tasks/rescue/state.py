@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.parts import disks, power
+from tasks.parts import disks, kernels, power
 from tasks.parts.instances import NOVA_INSTANCE, OPERATION, ROLE, instance_uuid
 from tasks.parts.power import Rec
 from tasks.parts.rescued import POWER_BEFORE, RESCUED, entered, locks_of
@@ -45,6 +45,7 @@ def find_rescue(op: Op, pool: Session) -> None:
         before=before,
         locks=locks,
         vms=[power.part_of(one) for one in rescuers],
+        kernel_paths=kernels.paths_of(one.rec for one in rescuers),
         **_disks(pool, original, rescuers),
         makers=sorted(_makers(original, rescuers)),
         instance=instance,

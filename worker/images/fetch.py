@@ -15,7 +15,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from worker.errors import ImageConflict, ImageDamaged, ImageFormatRefused, ImageNotReady, TruncatedStream
 from worker.images import vhd
@@ -147,15 +147,35 @@ class Download:
         target.confirm()
 
 
+def check_active(image: Image) -> None:
+    """Refuse an image without data. Raises ImageNotReady (it will have some, soon), ImageConflict."""
+    if image.state is ImageState.SAVING:
+        raise ImageNotReady(f"Image {image.id} is being uploaded: it can be fetched when that has ended.")
+    if image.state is not ImageState.ACTIVE:
+        raise ImageConflict(f"Image {image.id} is {image.state}: only an active image can be fetched.")
+
+
+def fetch_file(store: ImageStore, image: Image, file: BinaryIO) -> None:
+    """Write an image that is no disk, a kernel for example, into `file`, and prove it whole.
+
+    Raises ImageNotFound, TruncatedStream, ImageDamaged.
+    """
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    with store.open(image.id) as stream:
+        hashed = _Hashed(stream, image)
+        while got := hashed.readinto(buffer):
+            file.write(buffer[:got])
+        if file.tell() != stream.length:
+            raise TruncatedStream(f"It broke off after {file.tell()} of {stream.length} bytes.")
+        hashed.check()
+
+
 def check_fetchable(image: Image) -> None:
     """Refuse an image that cannot become a disk.
 
     Raises ImageNotReady (it will be, soon), ImageConflict, ImageFormatRefused.
     """
-    if image.state is ImageState.SAVING:
-        raise ImageNotReady(f"Image {image.id} is being uploaded: it can be fetched when that has ended.")
-    if image.state is not ImageState.ACTIVE:
-        raise ImageConflict(f"Image {image.id} is {image.state}: only an active image can be fetched.")
+    check_active(image)
     known = {("vhd", "bare"), ("vhd", "ovf"), ("raw", "bare"), ("iso", "bare")}
     if (image.disk_format, image.container_format) not in known:
         raise ImageFormatRefused(

@@ -8,6 +8,7 @@ and the content's SHA-256: what is there is right, is not sent again, and what w
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ PLUGIN = "vmops-kernel"
 #: Base64 of this fits into a call.
 PART_BYTES = 96_000
 _AT_ONCE = 4
+#: As the plugin names them.
+_FOLDER = "/boot/guest"
+_PATH = re.compile(rf"{_FOLDER}/vmops-(?P<image_id>[A-Za-z0-9][A-Za-z0-9_-]{{0,63}})-(?P<sha256>[0-9a-f]{{64}})")
 _BLOCK_BYTES = 1 << 20
 
 
@@ -38,6 +42,17 @@ class KernelFile:
     def key(self) -> dict[str, str]:
         """The arguments that name it."""
         return {"image_id": self.image_id, "sha256": self.sha256}
+
+    @property
+    def path(self) -> str:
+        """Where the file is in dom0."""
+        return f"{_FOLDER}/vmops-{self.image_id}-{self.sha256}"
+
+
+def named(path: str) -> KernelFile | None:
+    """Return the file of ours that a VM's record names (its size is not known), None for somebody else's."""
+    match = _PATH.fullmatch(path)
+    return KernelFile(match["image_id"], match["sha256"], 0) if match else None
 
 
 def describe(image_id: str, file: BinaryIO) -> KernelFile:

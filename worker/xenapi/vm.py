@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,3 +171,16 @@ def create(session: Session, vm_rec: Mapping[str, Any]) -> str:
 def set_name_label(session: Session, vm_ref: str, name: str) -> None:
     """Rename the VM."""
     session.call("VM.set_name_label", vm_ref, name)
+
+
+def set_kernel(session: Session, vm_ref: str, kernel: str, ramdisk: str) -> None:
+    """Say which files of dom0 a paravirtual VM boots; "" is none."""
+    session.call("VM.set_PV_kernel", vm_ref, kernel)
+    session.call("VM.set_PV_ramdisk", vm_ref, ramdisk)
+
+
+def booting(session: Session, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the VMs, snapshots too, that boot one of these files of dom0: ref -> record. One call."""
+    names = [query.equal(field, path) for field in ("PV__kernel", "PV__ramdisk") for path in paths]
+    records: dict[str, dict[str, Any]] = session.call("VM.get_all_records_where", query.either(*names))
+    return records

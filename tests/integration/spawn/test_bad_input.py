@@ -179,13 +179,6 @@ def test_an_image_in_a_format_that_xenserver_does_not_take_is_refused(rig: Rig) 
     assert_untouched(rig)
 
 
-@pytest.mark.parametrize("name", ["kernel_id", "ramdisk_id"])
-def test_an_image_that_names_a_kernel_is_refused(rig: Rig, name: str) -> None:
-    picture = put_image(rig, properties={name: str(uuid4())})
-    assert f"names a {name}" in refused(rig, spawn(rig, picture.id), "ImageFormatRefused")
-    assert_untouched(rig)
-
-
 @pytest.mark.parametrize(
     ("record", "flavor", "complaint"),
     [
