@@ -19,6 +19,8 @@ class Clinic(Ward):
     """A ward whose reboots wait long for their guests."""
 
     settings: dict[str, Any] = field(default_factory=lambda: {"soft_timeout_s": 3000})
+    concurrency: int = 16
+    pool_settings: dict[str, Any] = field(default_factory=lambda: {"max_connections": 24})
     flower_port: int = 0
 
     def hung(self, count: int = 1) -> list[tuple[VM, Handle]]:

@@ -73,7 +73,7 @@ def test_a_bad_mark_is_told_and_hinders_nobody(shop: Workshop, mark: str) -> Non
     (good,) = shop.overdue()
     report = shop.poll_reboots()
     assert [one["vm_uuid"] for one in report["submitted"]] == [good]
-    ((problem),) = report["problems"]
+    (problem,) = report["problems"]
     assert problem["vm_uuid"] == bad
     assert "vmops.rebooting cannot be read" in problem["problem"]
 
