@@ -7,10 +7,10 @@ state is entered; nothing else moves them (operations.md 17, number 21).
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-#: `other_config` keys of VMs; their values are the classes below, as text. That of `Rescued`: `tasks.parts.rescued`.
-REBOOTING, MIGRATION = "vmops.rebooting", "vmops.migration"
+#: In `other_config` of a VM: a `Rebooting` as text.
+REBOOTING = "vmops.rebooting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +57,15 @@ class Rescued:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """An instance is being resized or moved."""
-
-    FINISHED = "finished"
+    """An instance is being resized or moved: what a poller needs of the mark (`tasks.parts.migrated`)."""
 
     state: str
-    """`finished`: it runs in its new size, and waits for being confirmed or reverted."""
     entered: int
     operation: str
 
-    def __str__(self) -> str:
-        return json.dumps(asdict(self))
-
     @classmethod
     def parse(cls, text: str) -> Migration:
-        """Read a mark: a JSON object of `state`, `entered` and `operation`. Raises ValueError."""
+        """Read a mark: a JSON object of `state`, `entered`, `operation` and more. Raises ValueError."""
         try:
             values = json.loads(text)
             state, entered, operation = values["state"], values["entered"], values["operation"]

@@ -22,6 +22,7 @@ from tasks.parts.instances import (
     instance_uuid,
     is_copy,
 )
+from tasks.parts.migrated import MADE_FROM
 from tasks.provision import cache
 from worker.operations.record import Record
 from worker.operations.states import FINAL, State
@@ -145,8 +146,8 @@ def verdict(finding: Finding, maker: Maker) -> Finding | None:
 def _disk_verdict(finding: Finding, maker: Maker) -> Finding | None:
     if maker is Maker.FAILED:
         why, is_doomed = "its operation was undone", finding.has_own_mark or finding.is_single
-    elif finding.has_vm:
-        return None
+    elif finding.has_vm or (maker is Maker.SUCCEEDED and not finding.instance):
+        return None  # the instance's, or a move's that has not been finished yet
     elif maker is Maker.SUCCEEDED:
         why = "its VM was made in order and is gone now: destroy the instance by its uuid"
         return replace(finding, why=why)
@@ -204,8 +205,8 @@ def _disks(free: Mapping[str, Rec], instances: set[str]) -> Iterator[Finding]:
         if rec["is_a_snapshot"]:
             if SNAPSHOT_OPERATION in marks:
                 yield Finding(Kind.SNAPSHOT, ref, rec["uuid"], name, marks, operation=marks[SNAPSHOT_OPERATION])
-        elif marks.get(ROLE) in OWN_ROLES and marks.get(OPERATION) and marks.get(INSTANCE) and not is_copy(ref, rec):
-            instance = marks[INSTANCE].lower()
+        elif _is_made(marks) and not is_copy(ref, rec):
+            instance = marks.get(INSTANCE, "").lower()
             yield Finding(
                 Kind.DISK,
                 ref,
@@ -220,9 +221,15 @@ def _disks(free: Mapping[str, Rec], instances: set[str]) -> Iterator[Finding]:
             )
 
 
+def _is_made(marks: Mapping[str, str]) -> bool:
+    """Tell whether an operation of ours made the disk: for an instance, or to carry one of a VM's disks over."""
+    is_own = marks.get(ROLE) in OWN_ROLES and bool(marks.get(INSTANCE))
+    return bool(marks.get(OPERATION)) and (is_own or MADE_FROM in marks)
+
+
 def _claim(rec: Rec) -> tuple[str | None, ...]:
     marks = rec["other_config"]
-    return marks.get(INSTANCE), marks.get(ROLE), marks.get(OPERATION), marks.get(DISK)
+    return tuple(map(marks.get, (INSTANCE, ROLE, OPERATION, DISK, MADE_FROM)))
 
 
 def _vms(guests: Mapping[str, Rec]) -> Iterator[Finding]:

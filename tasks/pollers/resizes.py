@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tasks.parts.entered import MIGRATION, Migration
+from tasks.parts.entered import Migration
 from tasks.parts.instances import hold_of
+from tasks.parts.migrated import FINISHED, LEFT_NAME
 from tasks.pollers.request import ResizePoll
 from tasks.pollers.tick import Poller, Report, Tick, poll
 from worker.operations.query import query
@@ -25,9 +26,7 @@ from worker.xenapi.session import Session
 from worker.xenapi.vm import Found
 
 CONFIRM = "confirm_migration"
-POLLER = Poller("poll_unconfirmed_resizes", MIGRATION, Migration.parse, CONFIRM)
-#: The end of the name of an instance's VM as it was before the resize, kept until that is confirmed.
-_BEFORE = "-orig"
+POLLER = Poller("poll_unconfirmed_resizes", vm.MIGRATION_KEY, Migration.parse, CONFIRM)
 
 
 class Verdict(StrEnum):
@@ -88,7 +87,7 @@ def _act(tick: Tick[Migration]) -> None:
     due: dict[str, tuple[Found, Migration]] = {}
     for found, mark in tick.overdue:
         key = hold_of(found.rec)
-        if mark.state == Migration.FINISHED and (key not in due or _is_from_before(due[key][0])):
+        if mark.state == FINISHED and (key not in due or _is_from_before(due[key][0])):
             due[key] = found, mark
     journal = tick.runtime.journal
     queues = dict(zip(due, journal.holders(tick.pool, list(due)), strict=True))
@@ -117,9 +116,9 @@ def case_of(vms: Iterable[Found], marks: Iterable[Migration], maker: Record | No
         is_in_error=(maker is not None and maker.state in failed) or any(one.state is State.STUCK for one in others),
         is_being_deleted=any(record.name == "destroy" for record in others),
         is_finishing=maker is not None and maker.state not in FINAL,
-        awaits_confirmation=not others and all(mark.state == Migration.FINISHED for mark in marks),
+        awaits_confirmation=not others and all(mark.state == FINISHED for mark in marks),
     )
 
 
 def _is_from_before(found: Found) -> bool:
-    return str(found.rec["name_label"]).endswith(_BEFORE)
+    return vm.is_left_behind(found.rec) or str(found.rec["name_label"]).endswith(LEFT_NAME)

@@ -55,6 +55,19 @@ def test_every_tick_expires_before_the_next_one(running_toys: Toys) -> None:
     }
 
 
+def test_a_poller_has_a_tick_for_each_pool_when_its_timeout_is_set(running_toys: Toys) -> None:
+    pool = running_toys.settings.pools["lab"]
+    settings = running_toys.settings.model_copy(
+        update={"rescue_timeout_s": 5, "orphan_interval_s": 7200, "pools": {"lab": pool, "far": pool}}
+    )
+    schedule = beat_schedule(settings).values()
+    ticks = [entry["kwargs"] for entry in schedule if entry["task"] == "vmops.poll_rescued_instances"]
+    assert ticks == [{"pool": "lab"}, {"pool": "far"}]
+    tasks = {entry["task"] for entry in schedule}
+    assert "vmops.poll_sweeps" in tasks
+    assert not {"vmops.poll_rebooting_instances", "vmops.poll_unconfirmed_resizes"} & tasks
+
+
 def test_one_at_a_time_goes_on_and_keeps_its_turn(running_toys: Toys) -> None:
     runtime = running_toys.runtime
     with singleton(runtime, "test-singleton") as first, singleton(runtime, "test-singleton") as second:

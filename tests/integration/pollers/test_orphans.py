@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
+from tasks.pollers.orphans import poll_sweeps
 from tests.integration.pollers.support import Clinic
+from tests.integration.pollers.workshop import Workshop
 from tests.support.leftovers import dead_operation, disk, left_over
 
 Findings = dict[str, dict[str, Any]]
@@ -180,3 +184,17 @@ def test_a_stray_clone_and_an_unfinished_image_go_when_nobody_is_at_them(clinic:
     }
     assert {one["fate"] for one in found.values()} == {"destroyed"}
     assert disks(clinic) & {image, stray, filling} == {image}
+
+
+def test_however_often_beat_asks_a_pool_is_swept_once_in_an_interval(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll_sweeps()
+    poll_sweeps()
+    (record,) = shop.submitted()
+    assert (record.name, record.request) == ("poll_orphans", {"pool": "lab"})
+    assert shop.messages() == 1
+    later_ms = shop.journal.now_ms() + int(1000 * shop.runtime.settings.orphan_interval_s)
+    monkeypatch.setattr(shop.journal, "now_ms", lambda: later_ms)
+    poll_sweeps()
+    assert len(shop.submitted()) == 2

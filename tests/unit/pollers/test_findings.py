@@ -90,6 +90,11 @@ def test_a_disk_that_nobody_has_is_suspected() -> None:
     assert makers([one]) == [ID]
 
 
+def test_a_disk_on_its_way_to_another_pool_is_suspected() -> None:
+    (one,) = found(vdi(marks={"vmops.operation": ID, "vmops.made-from": "its source"}))
+    assert (one.kind, one.operation, one.instance, one.has_own_mark) == (Kind.DISK, ID, "", False)
+
+
 @pytest.mark.parametrize(
     "records",
     [
@@ -124,10 +129,13 @@ def test_what_is_attached_or_not_proven_ours_is_never_suspected(records: Records
         (Maker.UNKNOWN, {"has_vm": True}, "owned"),
         (Maker.SUCCEEDED, {}, "reported"),
         (Maker.SUCCEEDED, {"has_vm": True}, "owned"),
+        (Maker.FAILED, {"instance": "", "has_own_mark": False}, "doomed"),
+        (Maker.SUCCEEDED, {"instance": "", "has_own_mark": False}, "owned"),
+        (Maker.UNKNOWN, {"instance": "", "has_own_mark": False}, "reported"),
     ],
 )
 def test_what_becomes_of_a_disk(maker: Maker, fields: dict[str, Any], fate: str) -> None:
-    one = Finding(Kind.DISK, "ref", "uuid", "name", {}, operation=ID, instance="i-1", **fields)
+    one = Finding(Kind.DISK, "ref", "uuid", "name", {}, operation=ID, **{"instance": "i-1", **fields})
     assert fate_of(verdict(one, maker)) == fate
 
 
