@@ -161,20 +161,20 @@ def start(op: Op, pool: Session, rec: Rec, host_refs: Sequence[str] = ()) -> Non
     One that runs already is no error. Raises Wait, NoValidHost, InstanceLocked.
     """
     assert_unlocked(rec, "start", "start_on")
-    refusals: dict[str, str] = op.data.get("refusals", {})
+    refusals: dict[str, str] = op.data.get("refusals", {}).get(rec["ref"], {})
     begins = {ref: partial(vm_power.begin_start_on, pool, rec["ref"], ref) for ref in host_refs}
     for place, begin in {**begins, "the pool": partial(vm_power.begin_start, pool, rec["ref"])}.items():
         if place in refusals:
             continue
         try:
-            carry_out(op, pool, f"start on {place}", begin, "the VM is starting")
+            carry_out(op, pool, f"start {rec['ref']} on {place}", begin, "the VM is starting")
         except XenAPIFailure as error:
             if vm_power.actual_state(error) in {"running", "paused"}:
                 return
             if not is_placement(error):
                 raise explained(rec, error, "started") from error
             refusals[place] = str(error)
-            op.remember(refusals=refusals)
+            op.remember(refusals={**op.data.get("refusals", {}), rec["ref"]: refusals})
             op.note(f"not started on {place}: {error}")
         else:
             return
