@@ -32,6 +32,7 @@ MODULES = (
     "tasks.live_migrate",
     "tasks.information",
     "tasks.network",
+    "tasks.firewall",
     "tasks.xenstore",
     "tasks.guest",
     "tasks.pollers",
@@ -55,6 +56,11 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         **{
             f"note the domains of {pool}": _tick("poll_domains", settings.domain_poll_interval_s, pool=pool)
             for pool in settings.pools
+        },
+        **{
+            f"firewall of {pool}": _tick("poll_firewall", settings.firewall_interval_s, pool=pool)
+            for pool, one in settings.pools.items()
+            if one.firewall not in {"xapi-lock", "none"}
         },
         **{
             f"{name} of {pool}": _tick(name, settings.poll_interval_s, pool=pool)

@@ -5,12 +5,14 @@
     |  |- InstanceNotFound, InstanceAmbiguous, DiskNotFound, UnknownPool, UnknownOperation
     |  |- OperationNotFound, OperationConflict, NotCancellable, SecretInClear
     |  |- InstanceExists, StorageRepositoryNotFound, NetworkNotFound, NetworkMismatch, NoValidHost, ImageTooLarge
+    |  |- SecurityGroupUnknown
     |  |- InsufficientFreeMemory, InstanceLocked, WrongPowerState, TooLarge
     |  |- InstanceInRescue, InstanceNotInRescue
     |- PermanentError             trying again cannot help
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
+    |  |- FirewallUnsupported
     |  |- AttemptsExhausted, DeadlineExceeded, ResizeRefused, ToolMissing
     |  |- GuestUnable
     |  |  |- AgentTimeout, AgentNotImplemented, AgentError
@@ -93,6 +95,10 @@ class NetworkNotFound(RequestError):
 
 class NetworkMismatch(RequestError):
     """The network is there, and not as the request says."""
+
+
+class SecurityGroupUnknown(RequestError):
+    """Nobody has said what the security group allows."""
 
 
 class NoValidHost(RequestError):
@@ -192,6 +198,10 @@ class ImageStoreFull(PermanentError):
 
 class ImageWedged(PermanentError):
     """The image has been `saving` for too long without an upload of ours: its owner must delete it."""
+
+
+class FirewallUnsupported(PermanentError):
+    """The host cannot enforce what is asked for."""
 
 
 class AttemptsExhausted(PermanentError):

@@ -298,6 +298,37 @@ class Members:
         """Remove a node of the live record with all below it."""
         return self.submit("clear_xenstore", {"instance": instance, "path": path, **fields}, operation_id=operation_id)
 
+    # -- firewall
+
+    def refresh_security_group_rules(
+        self: _Client, *, security_group_id: str, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Let hosts enforce what a security group allows (`rules`, OpenStack's fields)."""
+        request = {"security_group_id": security_group_id, **fields}
+        return self.submit("refresh_security_group_rules", request, operation_id=operation_id)
+
+    def refresh_security_group_members(
+        self: _Client, *, security_group_id: str, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Let VMs join and leave a security group (`members`), and let hosts know its members."""
+        request = {"security_group_id": security_group_id, **fields}
+        return self.submit("refresh_security_group_members", request, operation_id=operation_id)
+
+    def refresh_provider_fw_rules(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+        """Let hosts enforce what the provider denies (`rules`)."""
+        return self.submit("refresh_provider_fw_rules", fields, operation_id=operation_id)
+
+    def unfilter_instance(
+        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+    ) -> Handle:
+        """Let a VM leave its security groups, so that it is filtered no more."""
+        return self.submit("unfilter_instance", {"instance": instance, **fields}, operation_id=operation_id)
+
+    def poll_firewall(self: _Client, **fields: Any) -> dict[str, Any]:
+        """Let the hosts of a pool have the rules of their VMs, wherever those are now."""
+        answer: dict[str, Any] = self.query("poll_firewall", fields)
+        return answer
+
     # -- information: these return the answer
 
     def list_instances(self: _Client, **fields: Any) -> list[str]:

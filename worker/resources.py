@@ -22,6 +22,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from worker.images.store import ImageStore, open_store
+from worker.network.enforcement import Enforcer
+from worker.network.groups import Groups
 from worker.operations.runtime import Holder, current, provide
 from worker.settings import PoolSettings, Settings, get_settings
 from worker.xenapi.session import Session, SessionPool
@@ -181,9 +183,21 @@ def _settings(_op: Holder) -> Settings:
     return get_settings()
 
 
+def groups_of(pool: str) -> Groups:
+    """Return the security groups of the pool called `pool`."""
+    return Groups(current().journal.redis, get_settings().journal_prefix, pool)
+
+
+def enforcer_of(pool: str, guard: Any = None) -> Enforcer:
+    """Return what enforces security groups on the hosts of the pool called `pool`; `guard` as for `session_of`."""
+    return Enforcer(session_of(pool, guard), groups_of(pool), get_settings().pools[pool].firewall)
+
+
 provide("op", lambda op: op)
 provide("pool", _pool)
 provide("pools", _pools)
 provide("images", _images)
 provide("settings", _settings)
+provide("groups", lambda op: groups_of(op.pool_name))
+provide("enforcer", lambda op: enforcer_of(op.pool_name, op.guard))
 provide("logins", lambda op: logins_of(op.pool_name))

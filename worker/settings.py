@@ -72,6 +72,9 @@ class PoolSettings(BaseModel):
     )
     fingerprints: list[str] = Field(default=[], description="SHA-256 fingerprints (hex) of the certificates to trust.")
     originator: str = Field(default="vmops", description="Session originator; XAPI keeps 500 sessions for each.")
+    firewall: Literal["auto", "ovs", "bridge", "xapi-lock", "none"] = Field(
+        default="auto", description="What enforces security groups; auto: what each host can do."
+    )
     max_connections: int = Field(default=8, ge=1, le=100, description="Connections of one worker process to the pool.")
     max_builds: int = Field(
         default=32,
@@ -217,6 +220,13 @@ class Settings(BaseSettings):
     )
     agent_builds: dict[Literal["linux", "windows"], AgentBuild] = Field(
         default={}, description="The agent that a build installs where an older one runs, by the guest's os_type."
+    )
+
+    firewall_interval_s: Seconds = Field(
+        default=15, description="Pause between two looks at whether hosts have the rules of their VMs."
+    )
+    firewall_verify_s: Seconds = Field(
+        default=60, description="A host is asked this often whether its rules are still enforced."
     )
 
     console_session_s: Seconds = Field(

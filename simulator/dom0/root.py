@@ -85,6 +85,9 @@ class Root:
         self._write("usr/bin/xenstore", f"#!{sys.executable} -IS\n{tool}", mode=0o755)
         for name in _TOOLS:
             _link(self.path / f"usr/bin/xenstore-{name}", "xenstore")
+        switch = files.joinpath("ovs_tool.py").read_text(encoding="utf-8")
+        for name in ("ovs-vsctl", "ovs-ofctl"):
+            self._write(f"usr/bin/{name}", f"#!{sys.executable} -IS\n{switch}", mode=0o755)
         for name, source in _MODULES.items():
             text = files.joinpath(source).read_text(encoding="utf-8")
             self._write(f"usr/lib/python3/site-packages/{name}", text)

@@ -1,6 +1,6 @@
 """destroy: remove a VM, its rescue VM, and the disks whose marks say that they are the instance's.
 
-    find_vms -> shut_down -> remove_vms -> destroy_disks -> remove_kernel_files
+    find_vms -> shut_down -> remove_vms -> destroy_disks -> remove_kernel_files -> unfilter
 
 Only a mark proves that a disk may be destroyed: `vmops.instance` with one of our roles, or Nova's two. Everything else
 that the VM had (volumes, disks without marks, CDs of a library) is detached, kept, and named in the result. A VM that
@@ -13,6 +13,7 @@ Rules: operations.md 5.4, 15, 17.2.
 from __future__ import annotations
 
 from tasks.destroy.disks import destroy_disks
+from tasks.destroy.filtering import unfilter
 from tasks.destroy.request import DestroyRequest
 from tasks.destroy.vms import find_vms, remove_vms, shut_down
 from tasks.parts.kernels import remove_kernel_files
@@ -26,6 +27,7 @@ destroy = operation(
     remove_vms,
     destroy_disks,
     remove_kernel_files,
+    unfilter,
     point_of_no_return=shut_down,
     doc=__doc__,
 )

@@ -1,4 +1,4 @@
-"""Last step: the instance's disks, by their marks, once no VM has them any more."""
+"""Fourth step: the instance's disks, by their marks, once no VM has them any more."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from tasks.parts import disks, kernels, power
 from tasks.parts.instances import hold_of, instance_uuid
 from tasks.parts.migrated import refuse_migrating
 from worker.errors import RequestError
+from worker.network.desired import groups_of
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.xenapi import vbd, vm, vm_power
@@ -62,7 +63,7 @@ def _hold(op: Op, request: DestroyRequest, found: list[Found]) -> None:
 
 def _facts(found: Found) -> dict[str, Any]:
     names = ("uuid", "name_label", "power_state", "blocked_operations")
-    return {"ref": found.ref, **{name: found.rec[name] for name in names}}
+    return {"ref": found.ref, "is_filtered": bool(groups_of(found.rec)), **{name: found.rec[name] for name in names}}
 
 
 @step

@@ -1,7 +1,7 @@
 """create_vifs, plug_vifs, unplug_vifs: the interfaces of a VM that exists.
 
-    create_vifs   find_vm -> make_vifs -> report
-    plug_vifs     find_vm -> make_vifs -> plug -> report
+    create_vifs   find_vm -> make_vifs -> filter_vifs -> report
+    plug_vifs     find_vm -> make_vifs -> filter_vifs -> plug -> report
     unplug_vifs   find_vifs -> unplug -> remove
 
 An interface is known by its MAC: one that the VM has is left as it is, so that each operation may be repeated. What
@@ -13,7 +13,7 @@ Rules: operations.md 5.8, xapi.md 8.2.
 
 from __future__ import annotations
 
-from tasks.network.making import find_vm, make_vifs, plug, report
+from tasks.network.making import filter_vifs, find_vm, make_vifs, plug, report
 from tasks.network.removing import find_vifs, remove, unplug
 from tasks.network.request import UnplugVifsRequest, VifsRequest
 from worker.operations.definition import operation
@@ -23,6 +23,7 @@ create_vifs = operation(
     VifsRequest,
     find_vm,
     make_vifs,
+    filter_vifs,
     report,
     doc="create_vifs: give a VM interfaces, without plugging them into its running guest.",
 )
@@ -31,6 +32,7 @@ plug_vifs = operation(
     VifsRequest,
     find_vm,
     make_vifs,
+    filter_vifs,
     plug,
     report,
     doc="plug_vifs: give a VM interfaces, and plug them into its running guest.",

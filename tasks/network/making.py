@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.network.request import VifsRequest
+from tasks.parts import filtering
 from tasks.parts.instances import OPERATION, instance_uuid, take
 from tasks.provision.guestdata import mac_of
 from tasks.provision.lost import await_lost, intend, was_intended
 from tasks.provision.networks import ensure_network, fields_of, find_network
 from worker.errors import NetworkMismatch, RequestError, XenAPIFailure
+from worker.network.desired import groups_of
+from worker.network.enforcement import Enforcer
+from worker.network.groups import Groups
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.retry import Kind, kind_of
@@ -38,6 +42,11 @@ def find_vm(op: Op, pool: Session) -> None:
         if wish.mac is None and instance is None:
             raise RequestError(f"VM {found.rec['name_label']!r} is no instance's: give networks.{position}.mac.")
         mac = wish.mac or mac_of(str(instance).lower(), position)
+        if groups_of(found.rec) and not wish.addresses:
+            raise RequestError(
+                f"VM {found.rec['name_label']!r} is in security groups: give networks.{position} the addresses that "
+                "are its own (ipv4_allowed, ipv6_allowed, or info.ips)."
+            )
         plan.append({"mac": mac, "network": find_network(records, wish, pool.pool_name)})
     if len({one["mac"] for one in plan}) != len(plan):
         raise RequestError("Two of the networks would get the same mac: give each its own.")
@@ -45,6 +54,7 @@ def find_vm(op: Op, pool: Session) -> None:
     _check(plan, vifs, records, found.rec["name_label"])
     op.remember(
         vm={"ref": found.ref, "uuid": found.rec["uuid"], "is_running": found.rec["power_state"] == "Running"},
+        is_filtered=bool(groups_of(found.rec)),
         plan=plan,
         vifs={ref: {name: rec[name] for name in ("MAC", "device", "currently_attached")} for ref, rec in vifs.items()},
     )
@@ -107,6 +117,13 @@ def make_vifs(op: Op, pool: Session) -> None:
         free.remove(device)
         intend(op, _CREATE)
         vif.create(pool, vm_ref, network_ref, device, one["mac"], **fields_of(op, wish))
+
+
+@step
+def filter_vifs(op: Op, pool: Session, groups: Groups, enforcer: Enforcer) -> None:
+    """Let the hosts enforce the rules of the VM's security groups on its new interfaces, before they are plugged."""
+    if op.data["is_filtered"]:
+        filtering.spread(pool, groups, enforcer)
 
 
 @step

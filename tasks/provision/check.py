@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.parts.instances import INSTANCE, OPERATION
 from tasks.provision.drive import check_drive
+from tasks.provision.filtering import check_groups
 from tasks.provision.guestdata import flag_of, guest_data, mac_of
 from tasks.provision.kernel import kernels_of
 from tasks.provision.networks import find_network
@@ -30,6 +31,7 @@ from worker.errors import (
 from worker.images.fetch import check_fetchable
 from worker.images.image import Image
 from worker.images.store import ImageStore
+from worker.network.groups import Groups
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.settings import Settings
@@ -45,7 +47,7 @@ Records = dict[tuple[str, str], dict[str, Any]]
 
 
 @step
-def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings) -> None:
+def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings, groups: Groups) -> None:
     """Refuse what cannot work, choose storage, networks and hosts. Changes nothing.
 
     An operation that makes a VM `beside` another one, which it halts first, remembers what that means here: `sr_ref`
@@ -55,6 +57,7 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings)
     From here on the build is one of the pool's `max_builds`, until it ends.
     """
     request = op.request(BuildRequest)
+    check_groups(op, request, groups, settings)
     instance = str(request.instance.uuid)
     op.hold(f"instance:{instance}")
     op.hold(f"name:{request.vm_name}")

@@ -9,6 +9,7 @@ from tasks.provision.check import MIB
 from tasks.provision.lost import await_lost, intend, was_intended
 from tasks.provision.request import BuildRequest, Flavor
 from worker.errors import XenAPIFailure
+from worker.network.desired import GROUP_KEY
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.retry import Kind, kind_of
@@ -76,6 +77,7 @@ def _record(op: Op) -> dict[str, Any]:
         "other_config": {
             **marks(op, plan["instance"], plan["role"]),
             NOVA_INSTANCE: plan["instance"],
+            **{f"{GROUP_KEY}{group}": "" for group in op.request(BuildRequest).security_groups},
         },
         "xenstore_data": plan["xenstore_data"],
         "PCI_bus": "",

@@ -12,6 +12,7 @@ from tasks.parts.instances import OPERATION
 from tasks.provision.lost import await_lost, intend, redone_from
 from tasks.provision.request import BuildRequest, Network
 from worker.errors import NetworkMismatch, NetworkNotFound
+from worker.network.desired import ADDRESSES_KEY
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.xenapi import event, network, vif
@@ -31,7 +32,9 @@ Records = Mapping[tuple[str, str], dict[str, Any]]
 def create_vifs(op: Op, pool: Session) -> None:
     """Make each interface once. They go with the VM when that is destroyed."""
     vm_ref = op.data["vm"]["ref"]
-    wishes = op.request(BuildRequest).networks
+    request = op.request(BuildRequest)
+    wishes = request.networks
+    is_locked = bool(request.security_groups) and pool.settings.firewall == "xapi-lock"
     if not wishes:
         return
     with redone_from("make_root_disk"):
@@ -40,18 +43,27 @@ def create_vifs(op: Op, pool: Session) -> None:
         for device, (wish, found) in enumerate(zip(wishes, op.data["plan"]["networks"], strict=True)):
             if str(device) not in taken:
                 network_ref = found["ref"] or ensure_network(op, pool, wish)
-                vif.create(pool, vm_ref, network_ref, str(device), found["mac"], **fields_of(op, wish))
+                vif.create(
+                    pool, vm_ref, network_ref, str(device), found["mac"], **fields_of(op, wish, is_locked=is_locked)
+                )
 
 
-def fields_of(op: Op, wish: Network) -> dict[str, Any]:
-    """Return what an interface's record has beside its network, position and address."""
+def fields_of(op: Op, wish: Network, *, is_locked: bool = False) -> dict[str, Any]:
+    """Return what an interface's record has beside its network, position and MAC.
+
+    `is_locked`: XAPI shall drop what does not come from the interface's own addresses, unless the wish says otherwise.
+    """
+    is_locked = wish.locking_mode == "locked" or (is_locked and wish.locking_mode == "network_default")
     other_config = {OPERATION: op.id}
+    if wish.addresses:
+        other_config[ADDRESSES_KEY] = " ".join(wish.addresses)
     if wish.port_id:
         other_config[PORT_KEY] = str(wish.port_id)
     fields: dict[str, Any] = {"other_config": other_config, "locking_mode": wish.locking_mode}
-    if wish.locking_mode == "locked":
-        fields["ipv4_allowed"] = [str(one) for one in wish.ipv4_allowed]
-        fields["ipv6_allowed"] = [str(one) for one in wish.ipv6_allowed]
+    if is_locked:
+        fields["locking_mode"] = "locked"
+        fields["ipv4_allowed"] = [one for one in wish.addresses if ":" not in one]
+        fields["ipv6_allowed"] = [one for one in wish.addresses if ":" in one]
     if wish.rate_limit_kbps:
         fields["qos_algorithm_type"] = "ratelimit"
         fields["qos_algorithm_params"] = {"kbps": str(wish.rate_limit_kbps)}

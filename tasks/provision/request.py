@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, ClassVar, Literal
@@ -10,6 +11,8 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from worker.guest.agent import check_file_path, check_file_size
+from worker.network.desired import addresses_told
+from worker.network.rules import GroupId
 from worker.operations.request import Request, Secret
 from worker.settings import AgentBuild
 
@@ -80,16 +83,24 @@ class Network(_Part):
     locking_mode: Literal["network_default", "locked", "unlocked", "disabled"] = Field(
         default="network_default", description="What traffic passes; locked: only that of the addresses below."
     )
-    ipv4_allowed: list[IPv4Address] = Field(default=[], max_length=256, description="With locking_mode=locked.")
-    ipv6_allowed: list[IPv6Address] = Field(default=[], max_length=256, description="With locking_mode=locked.")
+    ipv4_allowed: list[IPv4Address] = Field(
+        default=[], max_length=256, description="With locking_mode=locked, or security groups."
+    )
+    ipv6_allowed: list[IPv6Address] = Field(
+        default=[], max_length=256, description="With locking_mode=locked, or security groups."
+    )
     info: dict[str, Any] = Field(
         default={}, description="What the guest shall know of it: label, ips, gateway, dns, routes (operations.md 1.4)."
     )
 
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses that are the interface's own: those it is allowed, or else those the guest is told."""
+        allowed = [str(one) for one in (*self.ipv4_allowed, *self.ipv6_allowed)]
+        return allowed or addresses_told(json.dumps(self.info))
+
     @model_validator(mode="after")
-    def _addresses_go_with_locked(self) -> Network:
-        if (self.ipv4_allowed or self.ipv6_allowed) and self.locking_mode != "locked":
-            raise ValueError("ipv4_allowed and ipv6_allowed go with locking_mode=locked")
+    def _mac_is_one(self) -> Network:
         if self.mac and int(self.mac[:2], 16) & 1:
             raise ValueError(f"mac {self.mac} is a multicast address: the first byte must be even")
         return self
@@ -151,6 +162,9 @@ class BuildRequest(Request):
     image_id: UUID = Field(description="An active image: vhd (bare), bundle (tar.gz with 0.vhd), raw or iso.")
     flavor: Flavor
     networks: list[Network] = Field(default=[], max_length=7, description="The interfaces; XAPI allows seven.")
+    security_groups: list[GroupId] = Field(
+        default=[], max_length=32, description="Groups that the VM is in; what they allow must be known."
+    )
     os_type: Literal["linux", "windows"] | None = Field(default=None, description="Default: the image's os_type.")
     vm_mode: Literal["pv", "hvm"] | None = Field(default=None, description="Default: the image's vm_mode, or hvm.")
     sr: UUID | None = Field(default=None, description="Storage repository; default: the pool's default SR.")
@@ -190,6 +204,14 @@ class BuildRequest(Request):
         macs = [one.mac for one in self.networks if one.mac]
         if len(set(macs)) != len(macs):
             raise ValueError("two networks have the same mac")
+        for position, one in enumerate(self.networks):
+            if (one.ipv4_allowed or one.ipv6_allowed) and one.locking_mode != "locked" and not self.security_groups:
+                raise ValueError("ipv4_allowed and ipv6_allowed go with locking_mode=locked, or with security_groups")
+            if self.security_groups and not one.addresses:
+                raise ValueError(
+                    f"networks.{position}: with security_groups give the addresses that are its own: ipv4_allowed or "
+                    "ipv6_allowed, or info.ips"
+                )
         if len({metadata_key(key) for key in self.metadata}) != len(self.metadata):
             raise ValueError("metadata: two keys are the same in XenStore, which knows letters, digits, @, _ and -")
         return self

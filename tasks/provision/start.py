@@ -47,7 +47,12 @@ def start_vm(op: Op, pool: Session) -> None:
     with redone_from("make_root_disk"):
         if op.request(BuildRequest).start != "no":
             there = None if plan["affinity"] == NULL or op.data.get("start_anywhere") else plan["affinity"]
-            if there is None or not _start(op, pool, there):
+            is_started = there is not None and _start(op, pool, there)
+            if not is_started and plan.get("is_pinned"):
+                raise NoValidHost(
+                    f"VM {plan['name']!r} may start on one host only, for its security groups, and cannot."
+                )
+            if not is_started:
                 op.remember(start_anywhere=True)
                 _start(op, pool, None)
         _report(op, pool)

@@ -1,7 +1,7 @@
 """rescue and unrescue: a VM beside the instance's own, to repair the disks of that from.
 
     rescue:   find_vm -> check_request -> shut_down -> lock -> make_root_disk -> make_other_disks
-              -> create_vm -> put_kernel_files -> attach_disks -> create_vifs -> start_vm
+              -> create_vm -> put_kernel_files -> attach_disks -> create_vifs -> filter_vifs -> start_vm
               -> mark_rescued -> set_up_guest
     unrescue: find_rescue -> halt_rescue_vms -> remove_rescue_vms -> destroy_rescue_disks -> unlock -> restore
               -> remove_kernel_files
@@ -19,6 +19,7 @@ from __future__ import annotations
 from tasks.parts.kernels import remove_kernel_files
 from tasks.provision.check import check_request
 from tasks.provision.devices import attach_disks
+from tasks.provision.filtering import filter_vifs
 from tasks.provision.kernel import put_kernel_files
 from tasks.provision.machine import create_vm
 from tasks.provision.networks import create_vifs
@@ -45,6 +46,7 @@ rescue = operation(
     put_kernel_files,
     attach_disks,
     create_vifs,
+    filter_vifs,
     start_vm,
     mark_rescued,
     set_up_guest,

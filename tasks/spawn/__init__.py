@@ -1,7 +1,7 @@
 """spawn: make a VM of an image, with its disks and interfaces, and start it.
 
     check_request -> make_root_disk -> make_other_disks -> create_vm -> put_kernel_files
-      -> attach_disks -> create_vifs -> start_vm -> set_up_guest
+      -> attach_disks -> create_vifs -> filter_vifs -> start_vm -> set_up_guest
 
 Left behind when it fails: nothing but the cached image, for the next VM. The image is fetched once for each storage
 repository and cloned after that, unless the request says otherwise (`cache_image`); an ISO gets a blank disk beside it.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from tasks.provision.check import check_request
 from tasks.provision.devices import attach_disks
+from tasks.provision.filtering import filter_vifs
 from tasks.provision.kernel import put_kernel_files
 from tasks.provision.machine import create_vm
 from tasks.provision.networks import create_vifs
@@ -32,6 +33,7 @@ _STEPS = (
     put_kernel_files,
     attach_disks,
     create_vifs,
+    filter_vifs,
     start_vm,
     set_up_guest,
 )

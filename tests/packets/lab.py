@@ -164,6 +164,8 @@ class Lab:
         self._dom0 = Dom0(str(uuid4()), self._folder, [PLUGINS], {})
         self._dom0.open()
         self._stack.callback(self._dom0.close)
+        for name in ("ovs-vsctl", "ovs-ofctl"):
+            (self._dom0.root.path / "usr/bin" / name).unlink()  # the simulator's: here are real ones
         for name in ("sys", "proc"):
             (self._dom0.root.path / name).symlink_to(f"/{name}")
         if self.kind == "ovs":

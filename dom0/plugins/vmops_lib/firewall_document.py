@@ -119,9 +119,13 @@ class State:
     # -- what back ends read
 
     def vifs(self) -> "dict[str, dict[str, list[str]]]":
-        """Return the VIFs by uuid; texts and lists of texts."""
-        found = {key[4:]: value for key, (_, value) in self.objects.items() if key.startswith("vif:")}
-        return {uuid: value for uuid, value in found.items() if isinstance(value, dict)}
+        """Return the VIFs by uuid; of two with one MAC on one bridge the newer one, which stands in for the other."""
+        newest: dict[tuple[str, str], tuple[int, str]] = {}
+        for key, (generation, value) in self.objects.items():
+            if key.startswith("vif:") and isinstance(value, dict):
+                place = (str(value["bridge"]), str(value["mac"]))
+                newest[place] = max(newest.get(place, (0, "")), (int(str(generation)), key))
+        return {key[4:]: self.objects[key][1] for _, key in sorted(newest.values())}  # type: ignore[misc] # a dict
 
     def zone(self, vif_uuid: str) -> int:
         """Return the number of a VIF."""

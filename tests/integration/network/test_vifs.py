@@ -146,7 +146,6 @@ def test_a_vlan_network_is_made_on_every_host_and_found_again(ward: Ward) -> Non
         ({"network": "new", "vlan": {"device": "eth9", "tag": 5}}, "NetworkNotFound", "eth9"),
         ({"mac": "03:16:3e:00:00:01"}, "RequestError", "multicast"),
         ({"vlan": {"device": "eth0", "tag": 4095}}, "RequestError", "4094"),
-        ({"ipv4_allowed": ["10.0.0.1"]}, "RequestError", "locked"),
     ],
 )
 def test_what_cannot_be_is_refused(ward: Ward, fields: dict[str, Any], code: str, said: str) -> None:

@@ -1,0 +1,83 @@
+"""Security groups of a pool's VMs, brought to its hosts: one look at the pool, one call for each host that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.errors import VmopsError
+from worker.network import desired
+from worker.network.desired import Vif
+from worker.network.enforcement import Enforcer
+from worker.network.groups import Groups, Known
+from worker.xenapi import event
+from worker.xenapi.session import Session
+
+_CLASSES = ("VM", "VIF", "network", "host", "host_metrics")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of the pool."""
+
+    ref: str
+    rec: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its name, for people."""
+        return str(self.rec["name_label"])
+
+
+@dataclass
+class Picture:
+    """What shall be enforced in a pool, and what came of enforcing it."""
+
+    generation: int
+    hosts: list[Host]
+    """Those that live."""
+    vifs: list[Vif]
+    known: Known
+    called: list[str] = field(default_factory=list)
+    """Names of the hosts that were changed."""
+    failures: dict[str, VmopsError] = field(default_factory=dict)
+    """By the hosts' refs."""
+
+    def objects(self, host: Host) -> desired.Objects:
+        """Return what a host shall have."""
+        return desired.on_host(self.vifs, host.ref, self.known)
+
+
+def look(pool: Session, groups: Groups) -> Picture:
+    """Return what shall be enforced in the pool now. One call."""
+    generation = groups.next_generation()
+    known = groups.read()
+    records = event.records(pool, _CLASSES)
+    metrics = {ref: rec for (cls, ref), rec in records.items() if cls == "host_metrics"}
+    hosts = [Host(ref, rec) for (cls, ref), rec in records.items() if cls == "host"]
+    living = [one for one in hosts if metrics.get(one.rec["metrics"], {}).get("live")]
+    living.sort(key=lambda one: (one.name, one.ref))
+    return Picture(generation, living, desired.filtered(records), known)
+
+
+def enforce(picture: Picture, enforcer: Enforcer, hosts: Iterable[Host]) -> None:
+    """Let these hosts have what they shall have. What fails at one is noted, and the others go on."""
+    for host in hosts:
+        try:
+            if enforcer.apply(host.ref, host.rec, picture.objects(host), picture.generation):
+                picture.called.append(host.name)
+        except VmopsError as error:
+            picture.failures[host.ref] = error
+
+
+def spread(pool: Session, groups: Groups, enforcer: Enforcer) -> dict[str, Any]:
+    """Let every host that differs have what it shall have; return what to say of it.
+
+    Raises what failed at the first host when all have been tried: the next try calls only those that still differ.
+    """
+    picture = look(pool, groups)
+    enforce(picture, enforcer, picture.hosts)
+    for error in picture.failures.values():
+        raise error
+    return {"hosts": picture.called, "vifs": len(picture.vifs)}
