@@ -16,6 +16,7 @@ from typing import Any
 from tests.support.rig import MIB, Rig
 from tests.support.simulator import vm_record
 from tests.support.spawning import put_image, request_for, succeeded
+from tests.support.worker import eventually
 from worker.client import Handle
 
 LOOKS = ("event.from", "task.get_record")
@@ -42,7 +43,7 @@ ROWS = (
     Row("list_instances", "1", 1, own_reads=1),
     Row("list_instances_detail (state of all VMs)", "2 for each VM", 1, own_reads=1),
     Row("get_all_bw_usage (one host)", "2 + 1 for each VM", 3, own_reads=1),
-    Row("poll_rebooting_instances", "1 + 2 for each hung VM", 2),
+    Row("poll_rebooting_instances", "1 + 2 for each hung VM", 2, own_reads=1),
     Row("reboot SOFT", "3"),
     Row("reboot HARD", "3", 2),
     Row("pause", "2"),
@@ -55,6 +56,9 @@ ROWS = (
     Row("unrescue", "19"),
     Row("destroy", "13", 8),
 )
+
+#: They ask the guest, which must have booted.
+_NEED_THE_GUEST = {"reboot SOFT", "suspend"}
 
 
 @dataclass
@@ -107,8 +111,14 @@ class Rounds:
         for row, act in zip(ROWS, acts, strict=True):
             if only is not None and row.name not in only:
                 continue
+            if row.name in _NEED_THE_GUEST:
+                eventually(partial(self._guest_is_up, request["instance"]["name"]), 60)
             self.rig.simulator.reset_stats()
             answer = act()
             if isinstance(answer, Handle):
                 succeeded(self.rig, answer, 120)
             self.counts[row.name] = Counter(self.rig.simulator.calls())
+
+    def _guest_is_up(self, name: str) -> bool:
+        with self.rig.simulator.session() as call:
+            return "suspend" in call("VM.get_allowed_operations", call.find_vm(name))
