@@ -369,6 +369,11 @@ class Members:
         answer: list[dict[str, Any]] = self.query("get_host_plugins", fields)
         return answer
 
+    def get_worker_tools(self: _Client, **fields: Any) -> dict[str, str | None]:
+        """Tell which programs of its machine a worker finds."""
+        answer: dict[str, str | None] = self.query("get_worker_tools", fields)
+        return answer
+
     def get_vnc_console(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
         """Tell where a VM's console is, with a short-lived session that opens it: a secret."""
         answer: dict[str, Any] = self.query("get_vnc_console", {"instance": instance, **fields})

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tasks.information import bandwidth, console, diagnostics, domains, hosts, listing, output
+from tasks.information import bandwidth, console, diagnostics, domains, hosts, listing, output, tools
 
-__all__ = ["bandwidth", "console", "diagnostics", "domains", "hosts", "listing", "output"]
+__all__ = ["bandwidth", "console", "diagnostics", "domains", "hosts", "listing", "output", "tools"]

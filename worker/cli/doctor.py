@@ -70,6 +70,16 @@ def _pool(vmops: VMOps, pool: str) -> Iterator[Finding]:
         return
     yield Finding("pool", pool, "good", f"answers; {len(hosts)} host{'s' if len(hosts) > 1 else ''}")
     yield from (_host(pool, one) for one in hosts)
+    yield _tools(pool, vmops.query("get_worker_tools", {"pool": pool}, timeout_s=_ANSWER_S))
+
+
+def _tools(pool: str, found: dict[str, str | None]) -> Finding:
+    """Judge what the worker's machine has. Only some operations need it, so a lack is no fault."""
+    missing = ", ".join(name for name, path in found.items() if path is None)
+    if not missing:
+        return Finding("tools", pool, "good", f"the worker has {', '.join(found)}")
+    text = f"the worker has no {missing}: ephemeral disks with a file system and smaller root disks are refused"
+    return Finding("tools", pool, "note", text, "apt-get install e2fsprogs")
 
 
 def _host(pool: str, host: dict[str, Any]) -> Finding:

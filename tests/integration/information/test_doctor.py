@@ -34,8 +34,15 @@ def test_a_deployment_with_everything_is_well(vmops: Vmops) -> None:
     found = json.loads(ended.out)
     assert [(one["part"], one["level"]) for one in found] == [
         ("journal", "good"), ("broker", "good"), ("pool", "good"), ("plugins", "good"), ("plugins", "good"),
+        ("tools", "good"),
     ]  # fmt: skip
     assert found[3]["text"].startswith(f"version {pack_version()}, Python 3.")
+
+
+def test_a_lack_of_tools_is_told_with_what_to_install() -> None:
+    found = doctor._tools("lab", {"mke2fs": None, "e2fsck": "/sbin/e2fsck"})
+    assert (found.level, found.advice) == ("note", "apt-get install e2fsprogs")
+    assert "the worker has no mke2fs: ephemeral disks" in found.text
 
 
 def test_the_answer_costs_one_call_and_one_for_each_host(office: Office) -> None:
