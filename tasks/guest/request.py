@@ -72,7 +72,9 @@ class FileRequest(AgentRequest):
     path: FilePath = Field(description="Absolute path in the guest.")
     contents: str | None = Field(default=None, description="Text; with the path about 2900 bytes fit in all.")
     contents_base64: str | None = Field(default=None, description="Bytes in base64; not every agent takes such.")
-    secret_contents: Secret | None = Field(default=None, description="Text that is a secret, such as a private key.")
+    secret_contents: Secret | None = Field(
+        default=None, description="Text that is a secret on its way to dom0, where whoever is root can read it."
+    )
 
     @model_validator(mode="after")
     def _is_one_small_file(self) -> FileRequest:

@@ -251,7 +251,8 @@ class Talk:
             "payload": question.payload(),
             "timeout": str(wait_s),
         }
-        return plugin.begin(self._pool, domain.host_ref, PLUGIN, "call", arguments)
+        with plugin.explained(self._pool, domain.host_ref, PLUGIN):
+            return plugin.begin(self._pool, domain.host_ref, PLUGIN, "call", arguments)
 
     def _waiting(self, question: Question, asked: dict[str, Any]) -> Wait:
         return Wait(

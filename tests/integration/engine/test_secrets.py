@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,34 +13,11 @@ from nacl.public import PrivateKey
 from tests.support.engine import Toys, toys_of
 from tests.support.events import EventLog
 from tests.support.servers import RedisServer
+from tests.support.transcript import Transcript, stored
 from worker.errors import OperationFailed, PermanentError
 from worker.operations.secrets import make_private_key, seal
 
 CANARY = f"canary-{uuid4()}"
-
-
-class Transcript:
-    """Everything that clients send to a server, as MONITOR shows it."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", server.broker.port))
-        self._socket.sendall(b"MONITOR\r\n")
-        assert self._socket.recv(5) == b"+OK\r\n"
-        self._said = bytearray()
-        self._thread = Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        with contextlib.suppress(OSError):
-            while part := self._socket.recv(65536):
-                self._said += part
-
-    def text(self) -> str:
-        """Return all of it and end."""
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
-        self._socket.close()
-        return self._said.decode(errors="replace")
 
 
 @pytest.fixture
@@ -60,29 +33,6 @@ def running(server: RedisServer, folder: Path, **settings: object) -> Iterator[T
     with toys_of(server, folder, **settings) as found:
         found.deployment.worker(loglevel="DEBUG", concurrency=1)
         yield found
-
-
-def stored(server: RedisServer) -> str:
-    """Return every key of the journal with its value."""
-    readers: dict[Any, str] = {
-        "string": "get",
-        "hash": "hgetall",
-        "zset": "zrange",
-        "list": "lrange",
-        "set": "smembers",
-    }
-    texts = []
-    with server.client(1) as store:
-        for key in store.scan_iter():
-            kind = store.type(key)
-            if kind == "none":
-                continue  # gone meanwhile
-            if kind == "stream":
-                texts.append(f"{key} {store.xrange(key)}")
-            else:
-                bounds = (0, -1) if kind in {"zset", "list"} else ()
-                texts.append(f"{key} {getattr(store, readers[kind])(key, *bounds)}")
-    return "\n".join(texts)
 
 
 @pytest.mark.slow

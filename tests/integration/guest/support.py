@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.integration.power.support import VM, Ward
-from tests.support.worker import REPOSITORY
+from tests.support.worker import REPOSITORY, eventually
 from worker.operations.secrets import make_private_key
 
 PLUGINS = REPOSITORY / "dom0" / "plugins"
@@ -51,6 +53,21 @@ class GuestWard(Ward):
     def accident(self, effect: str, command: str = "*", **more: Any) -> dict[str, Any]:
         """Return the habit of an agent to which something happens."""
         return {"agent_accidents": [{"effect": effect, "command": command, **more}]}
+
+    def await_vm(self, name: str) -> str:
+        """Wait until there is a VM of this name; return its ref."""
+        return str(eventually(lambda: self.call("VM.get_by_name_label", name), 30)[0])
+
+    @contextmanager
+    def no_plugin(self, plugin: str) -> Iterator[None]:
+        """Let the hosts lack a plugin, as far as callers can see."""
+        for call in ("host.call_plugin", "Async.host.call_plugin"):
+            error = ["XENAPI_MISSING_PLUGIN", plugin]
+            self.simulator.add_fault(match=call, effect="failure", error=error)
+        try:
+            yield
+        finally:
+            self.simulator.clear_faults()
 
     def asked(self, vm: VM) -> dict[str, int]:
         """Return how often the agent was asked for what."""

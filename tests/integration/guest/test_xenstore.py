@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -171,20 +169,9 @@ def test_a_guest_that_reboots_meanwhile_is_written_to_in_its_new_domain(guests: 
     assert guests.live(vm, "data/a") == '"new"'
 
 
-@contextmanager
-def without_plugins(guests: GuestWard) -> Iterator[None]:
-    """Let the hosts have no plugin, as far as callers can see."""
-    failure = ["XENAPI_MISSING_PLUGIN", "vmops-xenstore"]
-    guests.simulator.add_fault(match="host.call_plugin", effect="failure", error=failure)
-    try:
-        yield
-    finally:
-        guests.simulator.clear_faults()
-
-
 def test_without_the_plugins_what_xapi_does_by_itself_works(guests: GuestWard) -> None:
     vm = in_state(guests, "Running")
-    with without_plugins(guests):
+    with guests.no_plugin("vmops-xenstore"):
         guests.done("write_to_xenstore", vm, path="vm-data/a", value=1)
         assert look(guests, vm, "vm-data/a") == 1
         text = guests.refused(guests.do("write_to_xenstore", vm, path="data/a", value=1), "PluginMissing")
