@@ -5,139 +5,131 @@ An operation's method returns its `Handle`; a query's returns the answer. Fields
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from worker.handle import Handle
-
-Instance = dict[str, str]
-"""Which VM: any of `uuid` (OpenStack's), `name`, `vm_uuid` (XenAPI's)."""
+from worker.members_xenstore import Instance, Client, XenStoreMembers
 
 
-class _Client(Protocol):
-    def submit(self, operation: str, request: dict[str, Any], *, operation_id: str | None = None) -> Handle: ...
-
-    def query(self, name: str, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any: ...
-
-
-class Members:
+class Members(XenStoreMembers):
     """Mixed into `worker.client.VMOps`."""
 
     # -- snapshot
 
-    def snapshot(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def snapshot(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Push the disks of a VM, as they are now, into images."""
         return self.submit("snapshot", {"instance": instance, **fields}, operation_id=operation_id)
 
     # -- spawn
 
-    def spawn(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+    def spawn(self: Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
         """Make a VM of an image and start it: `instance` (uuid, name), `image_id`, `flavor`, `networks` ..."""
         return self.submit("spawn", fields, operation_id=operation_id)
 
-    def spawn_rescue(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+    def spawn_rescue(self: Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
         """Make the rescue VM of an instance and start it; fields as for `spawn`."""
         return self.submit("spawn_rescue", fields, operation_id=operation_id)
 
     # -- power
 
-    def power_on(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def power_on(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Start a VM, on its host or wherever the pool can."""
         return self.submit("power_on", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def power_off(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def power_off(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Halt a VM."""
         return self.submit("power_off", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def reboot(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def reboot(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Reboot a VM: SOFT asks its guest, HARD replaces its domain."""
         return self.submit("reboot", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def pause(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def pause(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Stop the CPUs of a running VM."""
         return self.submit("pause", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def unpause(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def unpause(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Let a paused VM run on."""
         return self.submit("unpause", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def suspend(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def suspend(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Write a VM's memory to disk and end its domain."""
         return self.submit("suspend", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def resume(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def resume(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Bring a suspended VM back."""
         return self.submit("resume", {"instance": instance, **fields}, operation_id=operation_id)
 
     # -- resize and move
 
     def migrate_disk_and_power_off(
-        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+        self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Bring a VM's disks to `dest` in the size of `instance_type`, and halt it."""
         return self.submit("migrate_disk_and_power_off", {"instance": instance, **fields}, operation_id=operation_id)
 
     def finish_migration(
-        self: _Client, *, migration: dict[str, str], operation_id: str | None = None, **fields: Any
+        self: Client, *, migration: dict[str, str], operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Make and start the VM whose disks were moved; `migration` is in that operation's result."""
         return self.submit("finish_migration", {"migration": migration, **fields}, operation_id=operation_id)
 
     def confirm_migration(
-        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+        self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Remove what a resize or move has left: from now on there is no way back."""
         return self.submit("confirm_migration", {"instance": instance, **fields}, operation_id=operation_id)
 
     def finish_revert_migration(
-        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+        self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Remove what a resize or move has made, and give the VM that was left its name and power back."""
         return self.submit("finish_revert_migration", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def live_migrate(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def live_migrate(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Move a running VM to another host, storage repository or pool, without halting it."""
         return self.submit("live_migrate", {"instance": instance, **fields}, operation_id=operation_id)
 
     # -- destroy
 
-    def destroy(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def destroy(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Remove a VM and those of its disks whose marks say that they are the instance's."""
         return self.submit("destroy", {"instance": instance, **fields}, operation_id=operation_id)
 
     # -- rescue
 
-    def rescue(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+    def rescue(self: Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
         """Halt an instance's VM and start a rescue VM that has its disks; fields as for `spawn`."""
         return self.submit("rescue", fields, operation_id=operation_id)
 
-    def unrescue(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def unrescue(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Remove an instance's rescue VM and bring the instance back as it was."""
         return self.submit("unrescue", {"instance": instance, **fields}, operation_id=operation_id)
 
     # -- network
 
-    def create_vifs(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def create_vifs(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Give a VM interfaces (`networks`), without plugging them into its running guest."""
         return self.submit("create_vifs", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def plug_vifs(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def plug_vifs(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Give a VM interfaces (`networks`), and plug them into its running guest."""
         return self.submit("plug_vifs", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def unplug_vifs(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def unplug_vifs(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Take interfaces (`macs`) from a VM, also while it runs."""
         return self.submit("unplug_vifs", {"instance": instance, **fields}, operation_id=operation_id)
 
     # -- guest
 
     def get_agent_version(
-        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+        self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Ask a guest's agent for its version, also while the guest boots."""
         return self.submit("get_agent_version", {"instance": instance, **fields}, operation_id=operation_id)
 
     def agent_update(
-        self: _Client, *, instance: Instance, url: str, md5sum: str, operation_id: str | None = None, **fields: Any
+        self: Client, *, instance: Instance, url: str, md5sum: str, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Let a guest's agent replace itself."""
         return self.submit(
@@ -145,7 +137,7 @@ class Members:
         )
 
     def set_admin_password(
-        self: _Client,
+        self: Client,
         *,
         instance: Instance,
         new_pass: str | dict[str, str],
@@ -158,17 +150,17 @@ class Members:
         )
 
     def inject_file(
-        self: _Client, *, instance: Instance, path: str, operation_id: str | None = None, **fields: Any
+        self: Client, *, instance: Instance, path: str, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Let a guest's agent write a small file: `contents`, `contents_base64` or `secret_contents`."""
         return self.submit("inject_file", {"instance": instance, "path": path, **fields}, operation_id=operation_id)
 
-    def reset_network(self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
+    def reset_network(self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any) -> Handle:
         """Let a guest's agent set its network up as it was told."""
         return self.submit("reset_network", {"instance": instance, **fields}, operation_id=operation_id)
 
     def inject_network_info(
-        self: _Client, *, instance: Instance, network_info: list[Any], operation_id: str | None = None, **fields: Any
+        self: Client, *, instance: Instance, network_info: list[Any], operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Tell a guest its addresses."""
         return self.submit(
@@ -178,227 +170,114 @@ class Members:
         )
 
     def inject_hostname(
-        self: _Client, *, instance: Instance, hostname: str, operation_id: str | None = None, **fields: Any
+        self: Client, *, instance: Instance, hostname: str, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Tell a guest its host name."""
         return self.submit(
             "inject_hostname", {"instance": instance, "hostname": hostname, **fields}, operation_id=operation_id
         )
 
-    # -- xenstore: the parameter record, then the live record of a running domain; those that read return the answer
-
-    def add_to_param_xenstore(
-        self: _Client, *, instance: Instance, key: str, val: Any, operation_id: str | None = None, **fields: Any
-    ) -> Handle:
-        """Set one key of a VM's record."""
-        return self.submit(
-            "add_to_param_xenstore", {"instance": instance, "key": key, "val": val, **fields}, operation_id=operation_id
-        )
-
-    def write_to_param_xenstore(
-        self: _Client, *, instance: Instance, mapping: dict[str, Any], operation_id: str | None = None, **fields: Any
-    ) -> Handle:
-        """Set several keys of a VM's record."""
-        return self.submit(
-            "write_to_param_xenstore", {"instance": instance, "mapping": mapping, **fields}, operation_id=operation_id
-        )
-
-    def read_from_param_xenstore(
-        self: _Client, *, instance: Instance, keys: str | list[str] | None = None, **fields: Any
-    ) -> dict[str, Any]:
-        """Read keys of a VM's record, or all; missing ones are None."""
-        answer: dict[str, Any] = self.query("read_from_param_xenstore", {"instance": instance, "keys": keys, **fields})
-        return answer
-
-    def read_partial_from_param_xenstore(
-        self: _Client, *, instance: Instance, key_prefix: str, **fields: Any
-    ) -> dict[str, Any]:
-        """Read the keys of a VM's record that begin with a text."""
-        answer: dict[str, Any] = self.query(
-            "read_partial_from_param_xenstore", {"instance": instance, "key_prefix": key_prefix, **fields}
-        )
-        return answer
-
-    def remove_from_param_xenstore(
-        self: _Client,
-        *,
-        instance: Instance,
-        key_or_keys: str | list[str],
-        operation_id: str | None = None,
-        **fields: Any,
-    ) -> Handle:
-        """Remove keys from a VM's record; missing ones are ignored."""
-        return self.submit(
-            "remove_from_param_xenstore",
-            {"instance": instance, "key_or_keys": key_or_keys, **fields},
-            operation_id=operation_id,
-        )
-
-    def clear_param_xenstore(
-        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
-    ) -> Handle:
-        """Remove every key of a VM's record."""
-        return self.submit("clear_param_xenstore", {"instance": instance, **fields}, operation_id=operation_id)
-
-    def add_to_xenstore(
-        self: _Client,
-        *,
-        instance: Instance,
-        path: str,
-        key: str,
-        value: Any,
-        operation_id: str | None = None,
-        **fields: Any,
-    ) -> Handle:
-        """Set one key of the map at a place of the live record."""
-        return self.submit(
-            "add_to_xenstore",
-            {"instance": instance, "path": path, "key": key, "value": value, **fields},
-            operation_id=operation_id,
-        )
-
-    def write_to_xenstore(
-        self: _Client, *, instance: Instance, path: str, value: Any, operation_id: str | None = None, **fields: Any
-    ) -> Handle:
-        """Write one node of the live record."""
-        return self.submit(
-            "write_to_xenstore",
-            {"instance": instance, "path": path, "value": value, **fields},
-            operation_id=operation_id,
-        )
-
-    def read_from_xenstore(self: _Client, *, instance: Instance, path: str, **fields: Any) -> Any:
-        """Read one node of the live record; None when there is none."""
-        return self.query("read_from_xenstore", {"instance": instance, "path": path, **fields})
-
-    def list_from_xenstore(self: _Client, *, instance: Instance, path: str, **fields: Any) -> dict[str, Any] | None:
-        """Read all below a place of the live record; None when there is nothing."""
-        answer: dict[str, Any] | None = self.query("list_from_xenstore", {"instance": instance, "path": path, **fields})
-        return answer
-
-    def remove_from_xenstore(
-        self: _Client,
-        *,
-        instance: Instance,
-        path: str,
-        key_or_keys: str | list[str],
-        operation_id: str | None = None,
-        **fields: Any,
-    ) -> Handle:
-        """Remove keys at a place of the live record; missing ones are ignored."""
-        return self.submit(
-            "remove_from_xenstore",
-            {"instance": instance, "path": path, "key_or_keys": key_or_keys, **fields},
-            operation_id=operation_id,
-        )
-
-    def clear_xenstore(
-        self: _Client, *, instance: Instance, path: str, operation_id: str | None = None, **fields: Any
-    ) -> Handle:
-        """Remove a node of the live record with all below it."""
-        return self.submit("clear_xenstore", {"instance": instance, "path": path, **fields}, operation_id=operation_id)
-
     # -- firewall
 
     def refresh_security_group_rules(
-        self: _Client, *, security_group_id: str, operation_id: str | None = None, **fields: Any
+        self: Client, *, security_group_id: str, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Let hosts enforce what a security group allows (`rules`, OpenStack's fields)."""
         request = {"security_group_id": security_group_id, **fields}
         return self.submit("refresh_security_group_rules", request, operation_id=operation_id)
 
     def refresh_security_group_members(
-        self: _Client, *, security_group_id: str, operation_id: str | None = None, **fields: Any
+        self: Client, *, security_group_id: str, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Let VMs join and leave a security group (`members`), and let hosts know its members."""
         request = {"security_group_id": security_group_id, **fields}
         return self.submit("refresh_security_group_members", request, operation_id=operation_id)
 
-    def refresh_provider_fw_rules(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+    def refresh_provider_fw_rules(self: Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
         """Let hosts enforce what the provider denies (`rules`)."""
         return self.submit("refresh_provider_fw_rules", fields, operation_id=operation_id)
 
     def unfilter_instance(
-        self: _Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
+        self: Client, *, instance: Instance, operation_id: str | None = None, **fields: Any
     ) -> Handle:
         """Let a VM leave its security groups, so that it is filtered no more."""
         return self.submit("unfilter_instance", {"instance": instance, **fields}, operation_id=operation_id)
 
-    def poll_firewall(self: _Client, **fields: Any) -> dict[str, Any]:
+    def poll_firewall(self: Client, **fields: Any) -> dict[str, Any]:
         """Let the hosts of a pool have the rules of their VMs, wherever those are now."""
         answer: dict[str, Any] = self.query("poll_firewall", fields)
         return answer
 
     # -- information: these return the answer
 
-    def list_instances(self: _Client, **fields: Any) -> list[str]:
+    def list_instances(self: Client, **fields: Any) -> list[str]:
         """Name the VMs of a pool, halted ones too."""
         answer: list[str] = self.query("list_instances", fields)
         return answer
 
-    def list_instances_detail(self: _Client, **fields: Any) -> list[dict[str, Any]]:
+    def list_instances_detail(self: Client, **fields: Any) -> list[dict[str, Any]]:
         """Describe the VMs of a pool, halted ones too."""
         answer: list[dict[str, Any]] = self.query("list_instances_detail", fields)
         return answer
 
-    def get_info(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
+    def get_info(self: Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
         """Tell a VM's power state and size."""
         answer: dict[str, Any] = self.query("get_info", {"instance": instance, **fields})
         return answer
 
-    def get_diagnostics(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, float | None]:
+    def get_diagnostics(self: Client, *, instance: Instance, **fields: Any) -> dict[str, float | None]:
         """Tell a VM's newest figures, by XAPI's names."""
         answer: dict[str, float | None] = self.query("get_diagnostics", {"instance": instance, **fields})
         return answer
 
     def get_all_bw_usage(
-        self: _Client, *, start_time: float, stop_time: float | None = None, **fields: Any
+        self: Client, *, start_time: float, stop_time: float | None = None, **fields: Any
     ) -> dict[str, Any]:
         """Count the bytes that went over the interfaces of running VMs between two moments."""
         span = {"start_time": start_time, "stop_time": stop_time}
         answer: dict[str, Any] = self.query("get_all_bw_usage", {**span, **fields})
         return answer
 
-    def get_console_output(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
+    def get_console_output(self: Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
         """Return the end of what a VM's guest wrote to its console, also of a halted VM."""
         answer: dict[str, Any] = self.query("get_console_output", {"instance": instance, **fields})
         return answer
 
-    def get_host_plugins(self: _Client, **fields: Any) -> list[dict[str, Any]]:
+    def get_host_plugins(self: Client, **fields: Any) -> list[dict[str, Any]]:
         """Tell which version of vmops's dom0 plugins each host of a pool has."""
         answer: list[dict[str, Any]] = self.query("get_host_plugins", fields)
         return answer
 
-    def get_worker_tools(self: _Client, **fields: Any) -> dict[str, str | None]:
+    def get_worker_tools(self: Client, **fields: Any) -> dict[str, str | None]:
         """Tell which programs of its machine a worker finds."""
         answer: dict[str, str | None] = self.query("get_worker_tools", fields)
         return answer
 
-    def get_vnc_console(self: _Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
+    def get_vnc_console(self: Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:
         """Tell where a VM's console is, with a short-lived session that opens it: a secret."""
         answer: dict[str, Any] = self.query("get_vnc_console", {"instance": instance, **fields})
         return answer
 
     # -- pollers: beat runs them; by hand they return what they have found and submitted
 
-    def poll_rebooting_instances(self: _Client, *, timeout: float | None = None, **fields: Any) -> dict[str, Any]:
+    def poll_rebooting_instances(self: Client, *, timeout: float | None = None, **fields: Any) -> dict[str, Any]:
         """Reboot HARD the VMs whose SOFT reboot takes longer than `timeout` seconds; default: the setting."""
         answer: dict[str, Any] = self.query("poll_rebooting_instances", {"timeout": timeout, **fields})
         return answer
 
-    def poll_rescued_instances(self: _Client, *, timeout: float | None = None, **fields: Any) -> dict[str, Any]:
+    def poll_rescued_instances(self: Client, *, timeout: float | None = None, **fields: Any) -> dict[str, Any]:
         """End the rescues that have lasted longer than `timeout` seconds; default: the setting."""
         answer: dict[str, Any] = self.query("poll_rescued_instances", {"timeout": timeout, **fields})
         return answer
 
     def poll_unconfirmed_resizes(
-        self: _Client, *, resize_confirm_window: float | None = None, **fields: Any
+        self: Client, *, resize_confirm_window: float | None = None, **fields: Any
     ) -> dict[str, Any]:
         """Confirm the resizes that have waited longer than so many seconds; default: the setting."""
         wish = {"resize_confirm_window": resize_confirm_window, **fields}
         answer: dict[str, Any] = self.query("poll_unconfirmed_resizes", wish)
         return answer
 
-    def poll_orphans(self: _Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
+    def poll_orphans(self: Client, *, operation_id: str | None = None, **fields: Any) -> Handle:
         """Report what dead operations have left in a pool; with `clean`, destroy it. An operation."""
         return self.submit("poll_orphans", fields, operation_id=operation_id)
