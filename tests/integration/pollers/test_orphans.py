@@ -72,18 +72,12 @@ def test_what_nobody_owns_but_nothing_proves_ours_is_kept(clinic: Clinic) -> Non
     assert {*kept.values(), *vm.vdis} <= disks(clinic)
 
 
-def test_what_a_live_operation_has_made_is_not_even_reported(clinic: Clinic) -> None:
-    ((_, live),) = clinic.hung()
-    uuid = left_over(clinic, live.id)
-    assert sweep(clinic, clean=True, grace_s=0) == {}
-    assert uuid in disks(clinic)
-
-
-def test_a_disk_whose_instance_an_operation_has_is_kept(clinic: Clinic) -> None:
-    ((vm, _),) = clinic.hung()
-    uuid = left_over(clinic, instance=vm.instance)
-    assert "an operation is at it" in sweep(clinic, clean=True, grace_s=0)[uuid]["fate"]
-    assert uuid in disks(clinic)
+def test_nothing_that_a_live_operation_has_or_has_made_is_touched(clinic: Clinic) -> None:
+    ((vm, live),) = clinic.hung()
+    made, of_its_instance = left_over(clinic, live.id), left_over(clinic, instance=vm.instance)
+    found = sweep(clinic, clean=True, grace_s=0)
+    assert {uuid: one["fate"] for uuid, one in found.items()} == {of_its_instance: "kept: an operation is at it"}
+    assert {made, of_its_instance} <= disks(clinic)
 
 
 def change_while_it_is_looked_at(clinic: Clinic, uuid: str, method: str, *args: Any) -> str:
