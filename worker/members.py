@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from worker.handle import Handle
-from worker.members_xenstore import Instance, Client, XenStoreMembers
+from worker.members_xenstore import Client, Instance, XenStoreMembers
 
 
 class Members(XenStoreMembers):
