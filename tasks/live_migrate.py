@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.parts import power
 from tasks.parts.calls import carry_out, until_ended
+from tasks.parts.filtering import make_ready
 from tasks.parts.instances import DISK, hold_of, take
 from tasks.parts.migrated import refuse_migrating
 from tasks.provision.check import NULL, Facts
@@ -94,7 +95,7 @@ def choose_place(op: Op, pool: Session, pools: Pools) -> None:
     host_ref = _host(there, facts, request, rec, sorted(set(target_srs.values())))
     is_within = not is_far and target_srs == own_srs
     op.remember(
-        vm={"ref": found.ref, "uuid": rec["uuid"], "name_label": rec["name_label"], "power_state": rec["power_state"]},
+        vm={"ref": found.ref, **{name: rec[name] for name in ("uuid", "name_label", "power_state", "other_config")}},
         there=there.pool_name,
         host=host_ref,
         how=_MEMORY if is_within else _STORAGE,
@@ -211,6 +212,8 @@ def _over_there(op: Op, there: Session) -> list[Found]:
 
 def _begin(op: Op, pool: Session, there: Session) -> str:
     vm_ref = op.data["vm"]["ref"]
+    if there.pool_name == pool.pool_name:
+        make_ready(pool, op.data["vm"], op.data["host"])
     if op.data["how"] == _MEMORY:
         return vm_power.begin_pool_migrate(pool, vm_ref, op.data["host"])
     vm_power.add_to_other_config(pool, vm_ref, MARK, op.id)

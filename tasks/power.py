@@ -16,6 +16,7 @@ from pydantic import Field
 
 from tasks.parts import power
 from tasks.parts.calls import carry_out, ended
+from tasks.parts.filtering import able_hosts
 from tasks.parts.instances import NOVA_INSTANCE
 from tasks.parts.power import NULL, Rec
 from worker.errors import InstanceNotFound, NoValidHost, WrongPowerState, XenAPIFailure
@@ -226,6 +227,8 @@ def load_memory(op: Op, pool: Session) -> None:
     """Resume the VM; a running one is left alone."""
     rec = power.seen(op, pool)
     if rec["power_state"] != "Running":
+        if able_hosts(op, pool, rec) is not None:
+            raise NoValidHost(f"{power.title(rec)} cannot be resumed: not every host can enforce its security groups.")
         begin = partial(vm_power.begin_resume, pool, rec["ref"])
         try:
             carry_out(op, pool, "resume", begin, "the VM is being resumed")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worker.errors import VmopsError
 from worker.network import desired
 from worker.network.desired import Vif
+from worker.network.desired import groups_of as groups_of_vm
 from worker.network.enforcement import Enforcer
 from worker.network.groups import Groups, Known
+from worker.operations.op import Op
+from worker.resources import groups_of
 from worker.xenapi import event
 from worker.xenapi.session import Session
 
@@ -81,3 +84,39 @@ def spread(pool: Session, groups: Groups, enforcer: Enforcer) -> dict[str, Any]:
     for error in picture.failures.values():
         raise error
     return {"hosts": picture.called, "vifs": len(picture.vifs)}
+
+
+def able_hosts(op: Op, pool: Session, vm_rec: dict[str, Any]) -> list[str] | None:
+    """Let every host enforce the rules of a VM that is about to start; return the refs of those that do.
+
+    None when all do, or when the VM is in no group: then it costs no call. Raises what failed when no host does.
+    """
+    if not groups_of_vm(vm_rec):
+        return None
+    known: dict[str, list[str] | None] = op.data.get("able_hosts", {})
+    if vm_rec["uuid"] not in known:
+        groups = groups_of(pool.pool_name)
+        picture = look(pool, groups)
+        enforce(picture, Enforcer(pool, groups, pool.settings.firewall), picture.hosts)
+        able = [host.ref for host in picture.hosts if host.ref not in picture.failures]
+        if picture.failures and not able:
+            raise next(iter(picture.failures.values()))
+        for ref, error in picture.failures.items():
+            op.note(f"host {next(host.name for host in picture.hosts if host.ref == ref)} cannot filter it: {error}")
+        known = {**known, vm_rec["uuid"]: able if picture.failures else None}
+        op.remember(able_hosts=known)
+    return known[vm_rec["uuid"]]
+
+
+def make_ready(pool: Session, vm_rec: dict[str, Any], host_ref: str) -> None:
+    """Let a host enforce the rules of a VM that is about to be migrated there. Raises what failed."""
+    if not groups_of_vm(vm_rec):
+        return
+    groups = groups_of(pool.pool_name)
+    picture = look(pool, groups)
+    picture.vifs = [replace(vif, host_ref=None) if vif.value["vm"] == vm_rec["uuid"] else vif for vif in picture.vifs]
+    enforce(
+        picture, Enforcer(pool, groups, pool.settings.firewall), [one for one in picture.hosts if one.ref == host_ref]
+    )
+    for error in picture.failures.values():
+        raise error

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from tasks.parts.calls import carry_out
+from tasks.parts.filtering import able_hosts
 from tasks.parts.instances import acting, take
 from worker.errors import (
     GuestUnable,
@@ -158,12 +159,17 @@ def explained(rec: Rec, error: XenAPIFailure, wish: str) -> Exception:
 def start(op: Op, pool: Session, rec: Rec, host_refs: Sequence[str] = ()) -> None:
     """Boot a halted VM on the first of the hosts that takes it, else wherever the pool can.
 
-    One that runs already is no error. Raises Wait, NoValidHost, InstanceLocked.
+    A VM in security groups starts only where its rules are enforced by then. One that runs already is no error. Raises
+    Wait, NoValidHost, InstanceLocked.
     """
     assert_unlocked(rec, "start", "start_on")
     refusals: dict[str, str] = op.data.get("refusals", {}).get(rec["ref"], {})
-    begins = {ref: partial(vm_power.begin_start_on, pool, rec["ref"], ref) for ref in host_refs}
-    for place, begin in {**begins, "the pool": partial(vm_power.begin_start, pool, rec["ref"])}.items():
+    able = able_hosts(op, pool, rec)
+    places = [ref for ref in host_refs if able is None or ref in able] + (able or [])
+    begins = {ref: partial(vm_power.begin_start_on, pool, rec["ref"], ref) for ref in places}
+    if able is None:
+        begins["the pool"] = partial(vm_power.begin_start, pool, rec["ref"])
+    for place, begin in begins.items():
         if place in refusals:
             continue
         try:

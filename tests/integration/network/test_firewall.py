@@ -230,3 +230,24 @@ def test_rules_that_cannot_be_are_refused_and_touch_nothing(ward: Fenced, rule: 
     assert (record.state, record.error["code"]) == (State.FAILED, "RequestError")
     assert said in record.error["message"]
     assert ward.plugin_calls() == 0
+
+
+def test_a_halted_vm_is_started_only_where_its_rules_are(ward: Fenced) -> None:
+    ward.allow("web", HTTP)
+    vm = ward.member(0, "web", running=False)
+    with ward.without_switch(0), ward.without_switch(1):
+        ward.done("power_on", vm)
+        assert ward.call("VM.get_resident_on", vm.ref) == ward.hosts()[2]
+    assert ward.vif(vm) in ward.objects(2)
+
+
+def test_rules_are_at_the_destination_before_a_vm_is_moved_there(ward: Fenced) -> None:
+    vm = ward.member(0, "web")
+    ward.allow("web", HTTP)
+    fault = ward.simulator.add_fault(match="Async.VM.pool_migrate", effect="pause", when="before")
+    host = ward.call("host.get_uuid", ward.hosts()[1])
+    handle = ward.do("live_migrate", vm, dest={"host": host})
+    ward.simulator.wait_for_hit(fault, 30)
+    assert ward.vif(vm) in ward.objects(1)
+    ward.simulator.clear_faults()
+    ward.succeeded(handle)
