@@ -60,7 +60,10 @@ class LiveDestination(BaseModel):
 class LiveMigrateRequest(InstanceRequest):
     """Which VM, and where to."""
 
-    example: ClassVar[dict[str, Any]] = {"instance": {"name": "web01"}, "dest": {}}
+    example: ClassVar[dict[str, Any]] = {
+        "instance": {"name": "web01"},
+        "dest": {"host": "0d5a2c64-6a0b-4f43-9b1e-3a51b3a3f1de"},
+    }
 
     dest: LiveDestination = LiveDestination()
     networks: dict[str, str] = Field(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from tests.support.two_pools import FLAVOR, TwoPools
 from worker.operations.states import State
 
-NOBODY = str(uuid4())
+NOBODY = "3d1d0a53-6f0b-4d2c-9a6e-2a8a1f9a9a10"
 
 
 @pytest.mark.parametrize(
