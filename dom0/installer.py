@@ -21,6 +21,8 @@ import xmlrpc.client
 
 HOME = "/opt/vmops/dom0"
 PLUGINS = "/etc/xapi.d/plugins"
+#: XAPI calls it for every VIF, and knows only one: somebody else's is left alone.
+HOOK = "/etc/xapi.d/vif-hotplug"
 CRON_FILE = "/etc/cron.d/vmops"
 #: Keeps the logs of consoles small; does nothing while there are none (vmops_lib/console.py).
 CRON = "* * * * * root cd %s/current && exec /usr/bin/python3 -c 'from vmops_lib import console; console.tend()'\n"
@@ -54,6 +56,8 @@ def install(pack: bytes) -> "dict[str, object]":
     changed += [turn(os.path.join(path(PLUGINS), script), os.path.join(folder, script)) for script in scripts]
     changed += [remove_link(entry) for entry in our_links() if entry not in scripts]
     changed.append(write(path(CRON_FILE), CRON % HOME))
+    if is_ours(HOOK) or not os.path.lexists(path(HOOK)):
+        changed.append(turn(path(HOOK), os.path.join(path(HOME), "current", "vif-hotplug")))
     remove_old(name)
     return {"pack": found["pack"], "python": found["python"], "changed": any(changed)}
 
@@ -61,6 +65,8 @@ def install(pack: bytes) -> "dict[str, object]":
 def remove() -> "dict[str, object]":
     """Remove the plugins; what they made stays: console logs, kernel files, state in /var/lib/vmops."""
     changed = [remove_link(entry) for entry in our_links()]
+    if is_ours(HOOK):
+        os.unlink(path(HOOK))
     if os.path.exists(path(CRON_FILE)):
         os.unlink(path(CRON_FILE))
         changed.append(True)
@@ -132,6 +138,11 @@ def our_links() -> "list[str]":
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     links = [name for name in names if os.path.islink(os.path.join(folder, name))]
     return [name for name in links if os.readlink(os.path.join(folder, name)).startswith(path(HOME) + "/")]
+
+
+def is_ours(file: str) -> bool:
+    """Tell whether a file of dom0 is a link that leads into our folder."""
+    return os.path.islink(path(file)) and os.readlink(path(file)).startswith(path(HOME) + "/")
 
 
 def remove_link(name: str) -> bool:

@@ -264,6 +264,8 @@ class Lab:
         backend = f"/local/domain/0/backend/vif/{guest.number}/0"
         self._dom0.store.write(f"{backend}/mac", guest.mac)
         self.host("ip", "link", "set", guest.device, "up")
+        hook = ["-action", "online", "-vifuuid", guest.vif, "-vmuuid", str(uuid4())]
+        self.host(sys.executable, str(PLUGINS / "vif-hotplug"), *hook)
 
     def vif(self, guest: Guest, *groups: str) -> dict[str, Any]:
         """Return the object of a guest's interface."""

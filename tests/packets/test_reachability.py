@@ -76,7 +76,6 @@ def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for guest in (made.web, made.web2, made.db, made.out):
             guest.does("listen", ports=PORTS)
             lab.plug(guest)
-        lab.plugin("restore")  # what XAPI's hook does when a port is there
         assert made.out.does("tcp", address="10.0.0.1", port=80, timeout_s=20)
         yield made
 

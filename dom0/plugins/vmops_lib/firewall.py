@@ -45,11 +45,16 @@ def remove(args: Arguments) -> "dict[str, object]":
         return {"removed": len(present)}
 
 
-def restore(_args: Arguments) -> "dict[str, object]":
+def restore(_args: "Arguments | None" = None) -> "dict[str, object]":
     """Enforce again what is written down."""
     with lock.held("firewall", _PATIENCE_S):
         state = _state()
         return {"missing_bridges": _enforce(state), "vifs": len(state.vifs())}
+
+
+def knows(vif_uuid: str) -> bool:
+    """Tell whether a VIF is filtered."""
+    return vif_uuid in _state().vifs()
 
 
 def dump(_args: Arguments) -> "dict[str, object]":

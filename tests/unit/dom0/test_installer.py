@@ -114,6 +114,19 @@ def test_an_update_replaces_every_plugin_and_keeps_the_version_before(machine: M
     assert folders == {(machine.home / "current").resolve()}
 
 
+def test_the_hook_for_vifs_is_ours_unless_somebody_has_one(machine: Machine) -> None:
+    hook = machine.root / "etc/xapi.d/vif-hotplug"
+    machine.carry_out()
+    call = [str(hook), "-action", "online", "-vifuuid", "x", "-vmuuid", "y"]
+    subprocess.run(call, check=True, env={"VMOPS_DOM0_ROOT": str(machine.root), "PATH": "/usr/bin"})
+    machine.carry_out("remove")
+    assert not os.path.lexists(hook)
+    hook.write_text("somebody's", encoding="ascii")
+    machine.carry_out()
+    machine.carry_out("remove")
+    assert hook.read_text(encoding="ascii") == "somebody's"
+
+
 def test_a_plain_file_of_an_older_way_is_replaced(machine: Machine) -> None:
     (machine.plugins / "vmops-info").write_text("old", encoding="ascii")
     machine.carry_out()
