@@ -139,11 +139,12 @@ def power_off(op: Op, pool: Session) -> None:
         op.remember(halted_at=time.time())
 
 
-def assert_halted(op: Op, pool: Session) -> None:
-    """Raise WrongPowerState when somebody has started the VM, against our lock."""
+def assert_halted(op: Op, pool: Session) -> power.Rec:
+    """Return the VM as it is now. Raises WrongPowerState when somebody has started the VM, against our lock."""
     rec = power.look(op, pool)
     if rec["power_state"] != "Halted":
         raise WrongPowerState(f"{power.title(rec)} was started by somebody while its disks were moved: submit again.")
+    return rec
 
 
 # -- the end
@@ -164,12 +165,13 @@ def take_marks_off_disks(op: Op, pool: Session) -> None:
 @step(undo=take_marks_off_disks)
 def hand_over(op: Op, pool: Session, pools: Pools) -> None:
     """Look once more at both sides, and say on the VM that its disks are at the destination."""
-    assert_halted(op, pool)
     _check_targets(op, pools(op.data["there"]))
     op.remember(handing_over=True)
     for disk in op.data["disks"]:
         vdi.add_to_other_config(pool, disk["vdi_ref"], CARRIED, op.id)
     rec = op.data["vm"]
+    if len(locks_of(assert_halted(op, pool), op.id)) < len(LOCKS):  # XAPI has lost its last minutes
+        vm_power.block(pool, rec["ref"], LOCKS, lock_text(op.id))
     mark = mark_of(op, MOVED, host.servertime(pool, op.data["master"]))
     vm_power.add_to_other_config(pool, rec["ref"], MIGRATION_KEY, str(mark))
     vm.set_name_label(pool, rec["ref"], left_name(rec["name"]))

@@ -248,7 +248,9 @@ def _begin(session: Session, request: Request, task_ref: str, patience: Patience
     except Refused as refusal:
         _raise_failure_of_task(session, task_ref, _VERDICT_AFTER_REFUSAL_S)
         _discard(session, task_ref)
-        _require_disk(session, request.query["vdi"])
+        for wanted in ("vdi", "base"):
+            if wanted in request.query:
+                _require_disk(session, request.query[wanted])
         if refusal.status < HTTPStatus.INTERNAL_SERVER_ERROR:
             raise PermanentError(f"{refusal} Check that the disk exists and its storage is attached.") from refusal
         raise TruncatedStream(f"{refusal} The transfer has to begin again.") from refusal
