@@ -114,7 +114,7 @@ def make_ready(pool: Session, vm_rec: dict[str, Any], host_ref: str) -> None:
         return
     groups = groups_of(pool.pool_name)
     picture = look(pool, groups)
-    picture.vifs = [replace(vif, host_ref=None) if vif.value["vm"] == vm_rec["uuid"] else vif for vif in picture.vifs]
+    picture.vifs = [replace(vif, host_ref=None) if vif.vm_uuid == vm_rec["uuid"] else vif for vif in picture.vifs]
     enforce(
         picture, Enforcer(pool, groups, pool.settings.firewall), [one for one in picture.hosts if one.ref == host_ref]
     )

@@ -270,7 +270,6 @@ class Lab:
     def vif(self, guest: Guest, *groups: str) -> dict[str, Any]:
         """Return the object of a guest's interface."""
         return {
-            "vm": str(uuid4()),
             "bridge": BRIDGE,
             "mac": guest.mac,
             "addresses": guest.addresses,

@@ -94,8 +94,8 @@ class Enforcer:
         if not backend.has_rules:
             return False
         try:
-            for document in desired.documents(changed, gone, backend, generation):
-                plugin.call(self._session, host_ref, _FIREWALL, "apply", {"doc_b64z": document})
+            for arguments in desired.documents(changed, gone, backend, generation):
+                plugin.call(self._session, host_ref, _FIREWALL, "apply", arguments)
         except PluginUnsupported:
             self._groups.drop(f"capabilities:{uuid}")
             raise

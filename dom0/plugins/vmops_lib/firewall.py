@@ -4,6 +4,9 @@ The worker says what shall be (`apply`); it is written down before it is done, s
 host's power is done again by the next call, or by the hook that XAPI calls for every VIF (`restore`).
 """
 
+import bz2
+import json
+
 from vmops_lib import documents, firewall_bridge, firewall_ovs, limits, lock, place
 from vmops_lib.arguments import Arguments
 from vmops_lib.dispatch import Function
@@ -19,12 +22,12 @@ _DEADLINE_S = 120
 
 def apply(args: Arguments) -> "dict[str, object]":
     """Take over the objects of a document and enforce all. Raises BadArgument, Busy, Unsupported, CommandFailed."""
-    return _apply(Document(args.document("doc_b64z")))
+    return _apply(Document(_document(args)))
 
 
 def members(args: Arguments) -> "dict[str, object]":
     """As `apply`, for a document that has nothing but members of groups."""
-    document = Document(args.document("doc_b64z"))
+    document = Document(_document(args))
     if document.gone or any(not key.startswith("members:") for key in document.set):
         raise BadArgument("The document holds more than members of groups.")
     return _apply(document)
@@ -70,6 +73,20 @@ def dump(_args: Arguments) -> "dict[str, object]":
         }
 
 
+def _document(args: Arguments) -> "object":
+    """Return the document, base64(zlib(json)) or, as large ones come, base64(bz2(json)). Raises BadArgument."""
+    if "doc_b64b" not in args:
+        return args.document("doc_b64z")
+    unpacker = bz2.BZ2Decompressor()
+    try:
+        text = unpacker.decompress(args.data("doc_b64b"), limits.DOCUMENT_BYTES)
+        if unpacker.eof:
+            return json.loads(text.decode("utf-8"))
+    except (OSError, ValueError):
+        pass
+    raise BadArgument("Argument doc_b64b is not a document of at most %d bytes." % limits.DOCUMENT_BYTES)
+
+
 def _apply(document: Document) -> "dict[str, object]":
     with lock.held("firewall", _PATIENCE_S):
         state = _state()
@@ -92,8 +109,8 @@ def _enforce(state: State) -> "list[str]":
 
 
 FUNCTIONS = {
-    "apply": Function(apply, needs=("doc_b64z",), deadline_s=_DEADLINE_S),
-    "members": Function(members, needs=("doc_b64z",), deadline_s=_DEADLINE_S),
+    "apply": Function(apply, takes=("doc_b64z", "doc_b64b"), deadline_s=_DEADLINE_S),
+    "members": Function(members, takes=("doc_b64z", "doc_b64b"), deadline_s=_DEADLINE_S),
     "remove": Function(remove, needs=("vif_uuids",), deadline_s=_DEADLINE_S),
     "restore": Function(restore, deadline_s=_DEADLINE_S),
     "dump": Function(dump, deadline_s=_DEADLINE_S),

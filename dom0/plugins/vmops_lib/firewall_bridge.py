@@ -36,10 +36,13 @@ def enforce(state: State) -> "list[str]":
     _switch_netfilter_on()
     devices = _devices(state)
     frames = frames_of(state, devices)
-    _exchange_frames(frames)
+    if not _are_frames_there(frames):
+        _exchange_frames(frames)
     _exchange_sets(state)
     for family, program in _PROGRAMS.items():
-        _exchange(program, chains_of(state, family, devices))
+        chains = chains_of(state, family, devices)
+        if not _is_there(program, chains):
+            _exchange(program, chains)
     _drop_sets(state)
     return missing
 
@@ -51,9 +54,7 @@ def is_live(state: State) -> bool:
     devices = _devices(state)
     if not all(_is_there(program, chains_of(state, family, devices)) for family, program in _PROGRAMS.items()):
         return False
-    said = run.run(["ebtables", "-L", FORWARD], ok=(0, 1, 255)).output.decode("ascii", "replace")
-    wanted = sets_of(state)
-    return _frame_marker(frames_of(state, devices)) in said and {name for name, _ in wanted} <= set(_sets())
+    return _are_frames_there(frames_of(state, devices)) and {name for name, _ in sets_of(state)} <= set(_sets())
 
 
 def _missing(state: State) -> "list[str]":
@@ -123,7 +124,7 @@ def _marker(chains: "dict[str, list[str]]") -> str:
 
 def _is_there(program: str, chains: "dict[str, list[str]]") -> bool:
     first = run.run([program, "-S", FORWARD, "1"], ok=(0, 1)).output.decode("ascii", "replace")
-    is_jumped_to = run.run([program, "-C", "FORWARD", *_JUMP.split()], ok=(0, 1)).status == 0
+    is_jumped_to = run.run([program, "-C", "FORWARD", *_JUMP.split()], ok=(0, 1, 2)).status == 0
     return is_jumped_to and _marker(chains) in first
 
 
@@ -181,6 +182,11 @@ def _frame_marker(chains: "dict[str, list[str]]") -> str:
     """Return a chain's name that says which rules these are: ebtables has no comments."""
     text = "\n".join("%s %s" % (name, rule) for name in sorted(chains) for rule in chains[name])
     return "%sh-%s" % (PREFIX, hashlib.sha256(text.encode("ascii")).hexdigest()[:16])
+
+
+def _are_frames_there(chains: "dict[str, list[str]]") -> bool:
+    said = run.run(["ebtables", "-L", FORWARD], ok=(0, 1, 255)).output.decode("ascii", "replace")
+    return _frame_marker(chains) in said
 
 
 def _exchange_frames(chains: "dict[str, list[str]]") -> None:

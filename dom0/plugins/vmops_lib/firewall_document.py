@@ -3,7 +3,7 @@
     provider          [RULE, ...]                     denied to every VIF, before anything is allowed
     rules:GROUP       [RULE, ...]                     allowed to the VIFs of the group
     members:GROUP     {"v4": [...], "v6": [...]}      addresses that rules of other groups mean by this one
-    vif:UUID          {"vm", "bridge", "mac", "addresses", "groups"}
+    vif:UUID          {"bridge", "mac", "addresses", "groups"}
 
     RULE = [direction "i" or "e", family 4 or 6, IP protocol or null, lowest port or ICMP type or null,
             highest port or ICMP code or null, remote: null, a network, or "@GROUP"]
@@ -185,7 +185,6 @@ def _check_object(key: str, value: Any) -> None:
 
 def _check_vif(key: str, value: Any) -> None:
     vif = _checked(value, dict, key)
-    _matching(re.compile(limits.UUID), vif.get("vm"), key + ".vm")
     _matching(_BRIDGE, vif.get("bridge"), key + ".bridge")
     _matching(_MAC, vif.get("mac"), key + ".mac")
     for group in _checked(vif.get("groups"), list, key + ".groups"):
