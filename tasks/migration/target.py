@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.parts.calls import carry_out, destroy
@@ -104,7 +103,7 @@ def local_disk(op: Op, disk: Disk, settings: Settings) -> LocalDisk:
     """Return the worker's own files for a disk that becomes smaller."""
     kind, start, size = disk.get("layout", ("none", 0, disk["virtual_size"]))
     layout = Layout(kind, disk["virtual_size"], start, size)
-    return LocalDisk(Path(settings.work_dir), f"{op.id}-{disk['userdevice']}", layout)
+    return LocalDisk(settings.work_dir, f"{op.id}-{disk['userdevice']}", layout)
 
 
 def _label(disk: Disk) -> str:

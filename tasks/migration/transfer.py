@@ -20,6 +20,7 @@ from tasks.migration.target import (
     still_there,
 )
 from worker.disks import ext, peek, relay
+from worker.disks.local import LocalDisk
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.resources import Pools
@@ -65,6 +66,7 @@ def _fetch_base(op: Op, pool: Session, disk: Disk, settings: Settings, watch: Wa
     ext.assert_fits(ext.look(begins), layout.room(disk["size"]))
     disk["layout"] = [layout.kind, layout.start, layout.size]
     op.remember(disks=op.data["disks"])
+    LocalDisk.sweep(settings.work_dir, op.live)
     local = local_disk(op, disk, settings)
     with exported(op, pool, disk, disk["snapshot_ref"]) as (export, head):
         _count(disk, "base", local.take_base(export, head, watch))

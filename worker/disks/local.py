@@ -29,6 +29,8 @@ from worker.errors import PermanentError, ResizeRefused, TruncatedStream
 from worker.images import vhd
 from worker.images.push import Watch
 
+_ID_CHARACTERS = 36
+
 
 class LocalDisk:
     """One disk's files."""
@@ -52,6 +54,13 @@ class LocalDisk:
         """Remove the files."""
         for path in self._files.values():
             path.unlink(missing_ok=True)
+
+    @staticmethod
+    def sweep(folder: Path, is_live: Callable[[str], bool]) -> None:
+        """Remove what operations left here that ended elsewhere; names begin with the operation's id."""
+        for path in folder.glob("*-*.*"):
+            if not is_live(path.name[:_ID_CHARACTERS]):
+                path.unlink(missing_ok=True)
 
     def take_base(self, source: Source, head: vhd.Head, watch: Watch) -> int:
         """Write what follows the head of a full export into new files; return the export's bytes.
