@@ -128,7 +128,7 @@ def suspects(records: Mapping[tuple[str, str], Rec], now: int, unused_s: float) 
 
 def verdict(finding: Finding, maker: Maker) -> Finding | None:
     """Return the finding with why it is one, None when somebody owns it."""
-    if finding.kind in {Kind.IMAGE, Kind.STRAY}:
+    if finding.kind is Kind.IMAGE:
         return replace(finding, is_doomed=True)
     if maker is Maker.LIVE:
         return None
@@ -140,7 +140,9 @@ def verdict(finding: Finding, maker: Maker) -> Finding | None:
     if finding.kind is Kind.DISK:
         return _disk_verdict(finding, maker)
     why = "the journal does not know its operation" if maker is Maker.UNKNOWN else "its operation has ended"
-    return replace(finding, why=why, is_doomed=True)
+    # An operation that succeeded has its clone; what else bears its id was copied at the same moment.
+    is_doomed = finding.kind is not Kind.STRAY or (maker is not Maker.SUCCEEDED and finding.is_single)
+    return replace(finding, why=why if is_doomed else f"{why}, but it may be a copy", is_doomed=is_doomed)
 
 
 def _disk_verdict(finding: Finding, maker: Maker) -> Finding | None:
@@ -183,16 +185,20 @@ def _has_kin(vdi_uuid: str, chain: Chain) -> bool:
 
 
 def _half_images(free: Mapping[str, Rec], srs: Mapping[str, str]) -> Iterator[Finding]:
+    clones = Counter(rec["other_config"].get(cache.CLONED_BY) for rec in free.values() if cache.is_clone(rec))
     for ref, rec in free.items():
         marks = rec["other_config"]
         if marks.get(ROLE) != cache.IMAGE or rec["is_a_snapshot"]:
             continue
         name, image_id = rec["name_label"], marks.get(cache.CACHED_IMAGE, "")
-        if cache.is_stray(rec):
-            if name == cache.label_of(image_id):
+        if cache.is_clone(rec):
+            maker = marks.get(cache.CLONED_BY)
+            if maker and name == cache.label_of(image_id):
                 place = cache.clone_place(marks[cache.CACHED_AS])
-                why = "no VM was made of it"
-                yield Finding(Kind.STRAY, ref, rec["uuid"], name, marks, place=place, why=why)
+                is_single = clones[maker] == 1
+                yield Finding(
+                    Kind.STRAY, ref, rec["uuid"], name, marks, operation=maker, place=place, is_single=is_single
+                )
         elif cache.is_filling(rec) and marks.get(OPERATION):
             place = cache.fill_place(srs.get(rec["SR"], ""), image_id)
             yield Finding(Kind.FILLING, ref, rec["uuid"], name, marks, operation=marks[OPERATION], place=place)

@@ -2,8 +2,9 @@
 
 A cached image is a disk called `vmops image <image id>` whose `name_description` says whether it is being filled or
 complete. Whoever misses it fills it; the others wait. A clone copies `other_config`, so a complete image knows its own
-uuid (`vmops.cached-as`): a disk that bears another one's is a stray, a clone which a killed worker did not get to mark.
-Clones of one image are all the same, so whoever needs one next takes the stray.
+uuid (`vmops.cached-as`): a disk that bears another one's is a clone. While an operation clones the image, the image
+bears the operation's id (`vmops.cloned-by`), and so does the clone until it has marks of its own: a stray is one whose
+worker was killed before that, and only its operation takes it. A clone without that id is somebody's, made by hand.
 
 An image says when it was last cloned, to the day (`vmops.used-at`): `poll_orphans` destroys what nobody needs any more.
 """
@@ -28,6 +29,8 @@ CACHED_IMAGE, CACHED_AS, CACHED_AT = "vmops.image", "vmops.cached-as", "vmops.ca
 #: When it was last cloned; noted anew after a day.
 USED_AT = "vmops.used-at"
 _USE_NOTED_AFTER_S = 86400
+#: On an image while it is being cloned, and on a stray: the operation.
+CLONED_BY = "vmops.cloned-by"
 CHECKSUM = "vmops.image-checksum"
 COMPLETE = "complete"
 _CLONE = "VDI.clone"
@@ -40,8 +43,8 @@ def label_of(image_id: str) -> str:
     return f"vmops image {image_id}"
 
 
-def is_stray(rec: Rec) -> bool:
-    """Tell whether a disk is a clone of a cached image that nobody has marked yet."""
+def is_clone(rec: Rec) -> bool:
+    """Tell whether a disk is a clone of a cached image that has no marks of its own yet, or was made by somebody."""
     return bool(rec["other_config"].get(CACHED_AS, rec["uuid"]) != rec["uuid"])
 
 
@@ -69,7 +72,7 @@ def fill_place(sr_uuid: str, image_id: str) -> str:
 
 def is_filling(rec: Rec) -> bool:
     """Tell whether a disk is a cached image that is not complete."""
-    return rec["other_config"].get(ROLE) == IMAGE and not is_stray(rec) and rec["name_description"] == FILLING
+    return rec["other_config"].get(ROLE) == IMAGE and not is_clone(rec) and rec["name_description"] == FILLING
 
 
 def find_or_fill(op: Op, pool: Session, images: ImageStore, settings: Settings, known: Records) -> tuple[str, Rec]:
@@ -114,58 +117,71 @@ def _fill(op: Op, pool: Session, images: ImageStore) -> tuple[str, Rec]:
     return vdi_ref, {**rec, "other_config": mark, "name_description": COMPLETE}
 
 
-def clone(op: Op, pool: Session, image: tuple[str, Rec], mark: dict[str, str], known: Records) -> tuple[str, Rec]:
+def clone(op: Op, pool: Session, image: tuple[str, Rec], mark: dict[str, str]) -> tuple[str, Rec]:
     """Return a clone of a cached image with `mark` and its own ref as its other_config; names are still the image's.
 
-    `known` is what was seen of the image's disks before. Raises Wait, and Redo when the image has gone.
+    Raises Wait, and Redo when the image has gone.
     """
-    plan = op.data["plan"]
     image_ref, image_rec = image
     is_again = was_intended(op, _CLONE)
     await_lost(op, pool, _CLONE)
     op.remember(cloned_from=image_rec["uuid"])
-    with op.inside(clone_place(image_rec["uuid"]), patience_s=_CLONE_PATIENCE_S), redone_from("make_root_disk"):
-        stray = None
-        if is_again or any(map(is_stray, known.values())):
-            known = vdi.named(pool, plan["sr_ref"], (label_of(plan["image"]["id"]),))
-            stray = next(iter(_strays(known, image_rec["uuid"]).items()), None)
-        if stray is None:
-            _note_use(op, pool, image)
-            intend(op, _CLONE)
-            stray = vdi.clone(pool, image_ref), image_rec
+    with redone_from("make_root_disk"):
+        with op.inside(clone_place(image_rec["uuid"]), patience_s=_CLONE_PATIENCE_S):
+            stray = _stray(op, _named(op, pool)) if is_again else None
+            if stray is None:
+                intend(op, _CLONE)
+                _announce(op, pool, image)
+                stray = vdi.clone(pool, image_ref), image_rec
+            vdi.remove_from_other_config(pool, image_ref, CLONED_BY)
         vdi_ref, rec = stray
         made = {**mark, DISK: vdi_ref}
         vdi.set_other_config(pool, vdi_ref, made)
     return vdi_ref, {**rec, "other_config": made}
 
 
-def _note_use(op: Op, pool: Session, image: tuple[str, Rec]) -> None:
-    """Note on a cached image that it is in use, once a day: two calls then, else none."""
+def _announce(op: Op, pool: Session, image: tuple[str, Rec]) -> None:
+    """Say on a cached image who clones it now; once a day also that it is in use, which takes another call."""
     image_ref, rec = image
     if (op.record.started_at or 0) / 1000 - last_use(rec) < _USE_NOTED_AFTER_S:
+        vdi.add_to_other_config(pool, image_ref, CLONED_BY, op.id)
         return
     now = host.servertime(pool, op.data["plan"]["master"])
-    vdi.set_other_config(pool, image_ref, {**rec["other_config"], USED_AT: str(now)})
+    vdi.set_other_config(pool, image_ref, {**rec["other_config"], USED_AT: str(now), CLONED_BY: op.id})
 
 
 def discard_lost_clone(op: Op, pool: Session) -> None:
-    """Destroy what a clone of unknown outcome may have made: a stray of the image that was cloned. Raises Wait."""
+    """Destroy what a clone of unknown outcome may have made, and take the mark off the image. Raises Wait."""
     image_uuid = op.data.get("cloned_from")
     if image_uuid is None or not was_intended(op, _CLONE):
         return
     await_lost(op, pool, _CLONE)
-    plan = op.data["plan"]
     with op.inside(clone_place(image_uuid), patience_s=_CLONE_PATIENCE_S):
-        known = vdi.named(pool, plan["sr_ref"], (label_of(plan["image"]["id"]),))
-        for vdi_ref in _strays(known, image_uuid):
-            destroy(op, pool, vdi_ref)
+        known = _named(op, pool)
+        for vdi_ref, rec in known.items():
+            if rec["uuid"] == image_uuid and rec["other_config"].get(CLONED_BY) == op.id:
+                vdi.remove_from_other_config(pool, vdi_ref, CLONED_BY)
+        stray = _stray(op, known)
+        if stray is not None:
+            destroy(op, pool, stray[0])
 
 
-def _strays(known: Records, image_uuid: str) -> dict[str, Rec]:
-    """Return the clones of an image that nobody has marked. One that a VM has, and a snapshot, are somebody else's."""
-    return {
-        ref: rec
+def _named(op: Op, pool: Session) -> Records:
+    """Return the image's disk and its clones that still have its name."""
+    plan = op.data["plan"]
+    return vdi.named(pool, plan["sr_ref"], (label_of(plan["image"]["id"]),))
+
+
+def _stray(op: Op, known: Records) -> tuple[str, Rec] | None:
+    """Return this operation's clone that it has not marked. One that a VM has, and a snapshot, are somebody else's.
+
+    A copy that somebody made at the same moment bears the id too: of two, nobody knows which is whose.
+    """
+    found = [
+        (ref, rec)
         for ref, rec in known.items()
-        if is_stray(rec) and rec["other_config"][CACHED_AS] == image_uuid
+        if is_clone(rec) and rec["other_config"][CACHED_AS] == op.data["cloned_from"]
+        if rec["other_config"].get(CLONED_BY) == op.id
         if not rec["VBDs"] and not rec["is_a_snapshot"]
-    }
+    ]
+    return found[0] if len(found) == 1 else None

@@ -43,7 +43,7 @@ def discard_root_disk(op: Op, pool: Session) -> None:
     cache.discard_lost_clone(op, pool)
     for vdi_ref, rec in vdi.named(pool, op.data["plan"]["sr_ref"], _names(op)).items():
         is_ours = rec["other_config"].get(OPERATION) == op.id and not is_copy(vdi_ref, rec)
-        if is_ours and not cache.is_complete(rec) and not cache.is_stray(rec):
+        if is_ours and not cache.is_complete(rec) and not cache.is_clone(rec):
             destroy(op, pool, vdi_ref)
 
 
@@ -69,7 +69,7 @@ def make_root_disk(op: Op, pool: Session, images: ImageStore, settings: Settings
         if found is None and is_cached:
             image = cache.find_or_fill(op, pool, images, settings, known)
             check_size(op.request(BuildRequest), int(image[1]["virtual_size"]))
-            found = cache.clone(op, pool, image, _marks(op, ROOT), known)
+            found = cache.clone(op, pool, image, _marks(op, ROOT))
         elif found is None:
             found = fetch(op, pool, images, plan["name"], _marks(op, ROOT))
         disks = [_finished(op, pool, found, ROOT)]

@@ -34,7 +34,9 @@ CLONING = [
     ("VM.get_all_records_where", 1),
     ("host.compute_free_memory", 1),
     ("VDI.get_all_records_where", 1),
+    ("VDI.add_to_other_config", 1),
     ("VDI.clone", 1),
+    ("VDI.remove_from_other_config", 1),
     ("VDI.set_other_config", 1),
     ("VDI.set_name_label", 1),
     ("VDI.resize", 1),
@@ -89,7 +91,8 @@ def assert_spawned_once(rig: Rig, picture: Picture, handle: Handle) -> None:
     """As after an undisturbed run: one VM of the right content with its devices, one cached image, nothing else."""
     vm_rec = assert_spawned(rig, handle, picture)
     assert len(devices_of(rig, vm_rec, "VIF")) == 1
-    assert len(cached_images(rig, picture.id)) == 1
+    (image,) = cached_images(rig, picture.id)
+    assert "vmops.cloned-by" not in image["other_config"]
     assert_tidy(rig)
     remove(rig, handle)
 
@@ -157,7 +160,8 @@ def assert_undone(rig: Rig, picture: Picture, handle: Handle) -> None:
     """The operation has failed with its cause, and only the cached image is left."""
     assert "not today" in refused(rig, handle, "PERMISSION_DENIED", State.UNDONE)
     assert_nothing_of(rig, handle)
-    assert len(cached_images(rig, picture.id)) == 1
+    (image,) = cached_images(rig, picture.id)
+    assert "vmops.cloned-by" not in image["other_config"]
     rig.simulator.clear_faults()
 
 

@@ -98,6 +98,23 @@ def test_a_disk_that_somebody_had_written_on_was_copied_instead_of_the_image(war
     assert contents_of(ward, [first["root_disk"]["vdi_uuid"]]) == {first["root_disk"]["vdi_uuid"]: written}
 
 
+def test_a_copy_that_somebody_had_made_of_an_image_became_a_servers_disk(ward: Ward) -> None:
+    """A copy of the image by hand, under the same name and not attached, looked like a clone of a killed worker's."""
+    picture = put_image(ward)
+    spawned(ward, picture)
+    (image,) = cached_images(ward, picture.id)
+    with ward.simulator.session() as call:
+        by_hand = call("VDI.get_uuid", call("VDI.clone", call("VDI.get_by_uuid", image["uuid"]), {}))
+    for fault in ("VDI.clone", "VM.create"):
+        ward.simulator.add_fault(match=fault, effect="failure", error=REFUSAL, nth=1)
+        ward.refused(ward.client.spawn(**request_for(picture.id)), REFUSAL[0], state=State.UNDONE)
+    ward.simulator.add_fault(match="VDI.clone", effect="reset", when="after", nth=1)
+    assert spawned(ward, picture)["root_disk"]["vdi_uuid"] != by_hand
+    (left,) = [rec for rec in cached_images(ward, picture.id) if rec["uuid"] == by_hand]
+    assert "vmops.cloned-by" not in left["other_config"]
+    assert len(cached_images(ward, picture.id)) == 2, "the image, and the copy"
+
+
 def test_half_a_copy_of_an_image_became_the_image(ward: Ward) -> None:
     """2012-07: a copy that had been cut off stood under the image's name, and was cloned from then on."""
     picture = put_image(ward)

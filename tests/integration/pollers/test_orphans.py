@@ -170,14 +170,17 @@ def test_a_stray_clone_and_an_unfinished_image_go_when_nobody_is_at_them(clinic:
     image = cached_image(clinic, 100)
     filling = disk(clinic, description="filling", role="image", image="a2", operation=dead_operation(clinic))
     with clinic.simulator.session() as call:
-        stray = call("VDI.get_uuid", call("VDI.clone", call("VDI.get_by_uuid", image), {}))
+        image_ref = call("VDI.get_by_uuid", image)
+        by_hand = call("VDI.get_uuid", call("VDI.clone", image_ref, {}))
+        call("VDI.add_to_other_config", image_ref, "vmops.cloned-by", dead_operation(clinic))
+        stray = call("VDI.get_uuid", call("VDI.clone", image_ref, {}))
     found = sweep(clinic, clean=True, grace_s=0)
     assert {uuid: one["kind"] for uuid, one in found.items()} == {
         stray: "stray clone of a cached image",
         filling: "unfinished cached image",
     }
     assert {one["fate"] for one in found.values()} == {"destroyed"}
-    assert disks(clinic) & {image, stray, filling} == {image}
+    assert disks(clinic) & {image, by_hand, stray, filling} == {image, by_hand}
 
 
 def test_however_often_beat_asks_a_pool_is_swept_once_in_an_interval(

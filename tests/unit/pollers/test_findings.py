@@ -230,20 +230,48 @@ def test_an_image_alone_on_its_parents_is_not_used() -> None:
     assert [one.kind for one in found(image(parent="base"), chain)] == [Kind.IMAGE]
 
 
+LABEL = "vmops image a1"
+
+
+def stray(name: str = "stray") -> Records:
+    """Return a clone of a cached image that its operation has not marked."""
+    return vdi(name, {**IMAGE, "vmops.cloned-by": ID}, name_label=LABEL, name_description="complete")
+
+
 def test_a_stray_clone_and_an_unfinished_image_are_suspected_in_their_places() -> None:
-    label = "vmops image a1"
-    stray = vdi("stray", IMAGE, name_label=label, name_description="complete")
     filling = vdi(
         "half", {"vmops.role": "image", "vmops.image": "a1", "vmops.operation": ID}, name_description="filling"
     )
-    seen = {one.kind: one for one in found(stray, filling)}
-    assert (seen[Kind.STRAY].place, seen[Kind.STRAY].operation) == ("clone disk", "")
+    seen = {one.kind: one for one in found(stray(), filling)}
+    assert (seen[Kind.STRAY].place, seen[Kind.STRAY].operation) == ("clone disk", ID)
     assert (seen[Kind.FILLING].place, seen[Kind.FILLING].operation) == ("image sr-1 a1", ID)
     assert verdict(seen[Kind.FILLING], Maker.LIVE) is None
 
 
+@pytest.mark.parametrize(
+    ("maker", "fate"),
+    [(Maker.LIVE, None), (Maker.SUCCEEDED, False), (Maker.FAILED, True), (Maker.UNKNOWN, True)],
+)
+def test_a_stray_clone_goes_unless_its_operation_may_need_it_or_has_its_own(maker: Maker, fate: bool | None) -> None:  # noqa: FBT001 - a claim
+    (one,) = found(stray())
+    judged = verdict(one, maker)
+    assert (judged and judged.is_doomed) is fate
+
+
+def test_of_two_clones_that_one_operation_may_have_made_none_is_doomed() -> None:
+    for one in found(stray("first"), stray("second")):
+        judged = verdict(one, Maker.FAILED)
+        assert judged is not None
+        assert (judged.is_doomed, "may be a copy" in judged.why) == (False, True)
+
+
+def test_a_copy_of_an_image_that_no_operation_made_is_somebodys() -> None:
+    assert found(vdi("copy", IMAGE, name_label=LABEL, name_description="complete")) == []
+
+
 def test_a_copy_of_an_image_under_another_name_is_somebodys() -> None:
-    assert found(vdi("stray", IMAGE, name_label="mine", name_description="complete")) == []
+    marks = {**IMAGE, "vmops.cloned-by": ID}
+    assert found(vdi("copy", marks, name_label="mine", name_description="complete")) == []
 
 
 # -- makers
