@@ -13,7 +13,7 @@
     |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
     |  |- FirewallUnsupported
-    |  |- AttemptsExhausted, DeadlineExceeded, ResizeRefused, ToolMissing
+    |  |- AttemptsExhausted, DeadlineExceeded, ResizeRefused, ToolMissing, InstanceGone
     |  |- GuestUnable
     |  |  |- AgentTimeout, AgentNotImplemented, AgentError
     |  |- PluginFailed
@@ -210,6 +210,10 @@ class AttemptsExhausted(PermanentError):
 
 class DeadlineExceeded(PermanentError):
     """A step was retried or waited until its deadline."""
+
+
+class InstanceGone(PermanentError):
+    """What the operation was to bring back is gone; the rest is done. Ends it, also past its point of no return."""
 
 
 class GuestUnable(PermanentError):

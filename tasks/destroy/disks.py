@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from tasks.parts.disks import Recs, destroy_own, role_of
-from tasks.parts.instances import DISK, OPERATION, is_copy
+from tasks.parts.disks import Recs, destroy_own, is_anothers_copy, role_of
+from tasks.parts.instances import DISK, OPERATION
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.xenapi.session import Session
@@ -16,8 +16,8 @@ from worker.xenapi.session import Session
 def destroy_disks(op: Op, pool: Session) -> None:
     """Destroy the disks whose marks name the instance, whether its VM had them or an earlier one left them.
 
-    A disk that any VM has attached, a volume, and a snapshot are never touched. Every disk is tried before the step
-    fails. The result names what is gone and what was detached and kept.
+    A disk that any VM has attached, a volume, a copy, and a snapshot are never touched. Every disk is tried before the
+    step fails. The result names what is gone and what was detached and kept.
     """
     destroy_own(op, pool, _own, redo="shut_down")
 
@@ -30,7 +30,7 @@ def _own(op: Op, free: Recs) -> dict[str, str]:
     return {
         ref: role
         for ref, role in roles.items()
-        if role and (ref in had or (not is_copy(ref, free[ref]) and claims[_claim(free[ref], role)] == 1))
+        if role and not is_anothers_copy(op, free, ref) and (ref in had or claims[_claim(free[ref], role)] == 1)
     }
 
 

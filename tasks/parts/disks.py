@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tasks.parts import calls
-from tasks.parts.instances import INSTANCE, NOVA_DISK_INSTANCE, NOVA_DISK_ROLE, ROLE, VOLUME
+from tasks.parts.instances import DISK, INSTANCE, NOVA_DISK_INSTANCE, NOVA_DISK_ROLE, ROLE, VOLUME, is_copy
 from worker.errors import XenAPIFailure
 from worker.operations.op import Op
 from worker.operations.wait import Redo
@@ -53,6 +53,18 @@ def role_of(vdi_rec: dict[str, Any], instance: str | None) -> str | None:
     return None
 
 
+def is_anothers_copy(op: Op, free: Recs, vdi_ref: str) -> bool:
+    """Tell whether the disk bears the marks of another one that it was made of.
+
+    What the VMs had attached, and names a disk that is gone, is their own: a revert or a move has put it in its place.
+    """
+    rec = free[vdi_ref]
+    is_in_place = (
+        vdi_ref in {disk["vdi_ref"] for disk in op.data["disks"]} and rec["other_config"].get(DISK) not in free
+    )
+    return is_copy(vdi_ref, rec) and not is_in_place
+
+
 def destroy_own(op: Op, pool: Session, choose: Callable[[Op, Recs], dict[str, str]], *, redo: str) -> None:
     """Destroy the disks that `choose` picks, with their roles, from those that no VM has any more.
 
@@ -68,7 +80,7 @@ def destroy_own(op: Op, pool: Session, choose: Callable[[Op, Recs], dict[str, st
     op.remember(doomed=doomed)
     failures = _destroy_all(op, pool, [ref for ref in doomed if ref in free])
     kept = [
-        {"vdi_uuid": rec["uuid"], "why": _why_kept(had.get(ref), ref in others)}
+        {"vdi_uuid": rec["uuid"], "why": _why_kept(had.get(ref), ref in others, is_copy(ref, rec))}
         for ref, rec in {**free, **others}.items()
         if ref in others or (ref in had and ref not in doomed)
         if not had.get(ref, {}).get("is_cd")
@@ -95,10 +107,12 @@ def _destroy_all(op: Op, pool: Session, vdi_refs: list[str]) -> dict[str, XenAPI
     return failures
 
 
-def _why_kept(disk: dict[str, Any] | None, is_elsewhere: bool) -> str:  # noqa: FBT001 - a claim about the disk
+def _why_kept(disk: dict[str, Any] | None, is_elsewhere: bool, is_a_copy: bool) -> str:  # noqa: FBT001 - claims
     if disk is not None and disk["is_volume"]:
         return "volume"
-    return "attached to another VM" if is_elsewhere else "no mark of the instance"
+    if is_elsewhere:
+        return "attached to another VM"
+    return "copy of another disk" if is_a_copy else "no mark of the instance"
 
 
 def _elsewhere(op: Op, pool: Session, vdi_refs: list[str], redo: str) -> Recs:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 #: In `other_config` of a VM: a `Rebooting` as text.
 REBOOTING = "vmops.rebooting"
+#: In `other_config` of an instance's own VM: a `Rescued` as text.
+RESCUED = "vmops.rescued"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,14 @@ class Rescued:
         if len(words) != 2:  # noqa: PLR2004 - words
             raise ValueError("it is not '<epoch> <operation id>'")
         return cls(_epoch(words[0]), words[1])
+
+    @classmethod
+    def of(cls, vm_rec: dict[str, Any]) -> Rescued | None:
+        """Return what the VM says, None when that is nothing, or cannot be read."""
+        try:
+            return cls.parse(vm_rec["other_config"].get(RESCUED, ""))
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ its work only if the instance is still in the rescue that was seen.
 
 from __future__ import annotations
 
-from tasks.parts.entered import Rescued
-from tasks.parts.rescued import RESCUED
+from tasks.parts.entered import RESCUED, Rescued
 from tasks.pollers.request import RescuePoll
 from tasks.pollers.tick import Poller, Report, Tick, poll
 from worker.operations.query import query

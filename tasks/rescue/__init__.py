@@ -3,8 +3,8 @@
     rescue:   find_vm -> check_request -> shut_down -> lock -> make_root_disk -> make_other_disks
               -> create_vm -> put_kernel_files -> attach_disks -> create_vifs -> filter_vifs -> start_vm
               -> mark_rescued -> set_up_guest
-    unrescue: find_rescue -> halt_rescue_vms -> remove_rescue_vms -> destroy_rescue_disks -> unlock -> restore
-              -> remove_kernel_files
+    unrescue: find_rescue -> halt_rescue_vms -> remove_rescue_vms -> destroy_rescue_disks -> remove_kernel_files
+              -> unlock -> restore
 
 The instance's own VM is halted and locked, and its own disks are attached to the rescue VM before that boots. Nothing
 ever destroys them: the rescue VM's end leaves every disk, and only what bears the mark of the rescue that made it is
@@ -59,9 +59,9 @@ unrescue = operation(
     halt_rescue_vms,
     remove_rescue_vms,
     destroy_rescue_disks,
+    remove_kernel_files,
     unlock,
     restore,
-    remove_kernel_files,
     point_of_no_return=find_rescue,
     doc="unrescue: remove an instance's rescue VM with its own disks, and bring the instance back as it was.",
 )

@@ -10,9 +10,9 @@ from typing import Any
 
 from tasks.parts import disks, power
 from tasks.parts.calls import ended
-from tasks.parts.entered import Rescued
+from tasks.parts.entered import RESCUED, Rescued
 from tasks.parts.power import Rec
-from tasks.parts.rescued import LOCKS, POWER_BEFORE, RESCUED, lock_text, locks_of
+from tasks.parts.rescued import LOCKS, POWER_BEFORE, lock_text, locks_of
 from tasks.provision.lost import await_lost, intend
 from tasks.rescue.request import RescueRequest
 from worker.errors import (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.parts import disks, kernels, power
+from tasks.parts.entered import RESCUED, Rescued
 from tasks.parts.instances import NOVA_INSTANCE, OPERATION, ROLE, instance_uuid
 from tasks.parts.power import Rec
-from tasks.parts.rescued import POWER_BEFORE, RESCUED, entered, locks_of
+from tasks.parts.rescued import POWER_BEFORE, locks_of
 from tasks.rescue.request import UnrescueRequest
 from worker.errors import InstanceNotFound, InstanceNotInRescue, RequestError
 from worker.operations.definition import step
@@ -25,7 +26,7 @@ def find_rescue(op: Op, pool: Session) -> None:
     named, rescuers = vm.family(pool, uuid=instance)
     original = _original(pool, instance, named, rescuers)
     rec = power.part_of(original)
-    since = entered(rec)
+    since = Rescued.of(rec)
     if request.only_if_entered is not None and (since is None or since.entered != request.only_if_entered):
         op.note("left alone: this is no more the rescue that was meant")
         op.remember(vm=rec, is_left_alone=True)
@@ -94,7 +95,7 @@ def _is_ours(rescuer: Found) -> bool:
 def _makers(original: Found, rescuers: list[Found]) -> set[str]:
     """Return the operations whose disks go with the rescue; never the one that made the instance's own VM."""
     marks = [one.rec["other_config"].get(OPERATION) for one in rescuers if _is_ours(one)]
-    since = entered(original.rec)
+    since = Rescued.of(original.rec)
     found = {*marks, *locks_of(original.rec).values(), since and since.operation}
     return {one for one in found if one} - {original.rec["other_config"].get(OPERATION, "")}
 

@@ -21,6 +21,7 @@ from worker.errors import (
     AttemptsExhausted,
     Cancelled,
     DeadlineExceeded,
+    InstanceGone,
     LeaseLost,
     VmopsError,
     XenAPIFailure,
@@ -129,6 +130,9 @@ def _fail(runtime: Runtime, definition: Definition, op: Op, error: Exception) ->
         logger.error("step %s of operation %s met an unforeseen error", op.record.step, op.id, exc_info=error)
     record = op.record
     past_return = record.direction is Direction.RUN and record.position > definition.point_of_no_return
+    if past_return and isinstance(error, InstanceGone):
+        outcome.fail(runtime, record, error)
+        return
     if record.direction is Direction.UNDO or past_return:
         outcome.retry_or_give_up(runtime, definition, record, error)
         return

@@ -133,6 +133,12 @@ def turn(runtime: Runtime, definition: Definition, record: Record, error: BaseEx
     return False
 
 
+def fail(runtime: Runtime, record: Record, error: VmopsError) -> None:
+    """End an operation past its point of no return that has nothing more to do, and has not done what was asked."""
+    fields = {"error": describe(record, error)}
+    _finish(runtime, record, Move(State.FAILED, "none", fields, drop=_PER_STEP, text=str(error)))
+
+
 def turn_if_free(runtime: Runtime, definition: Definition, record: Record) -> None:
     """Begin to undo an operation that was asked to stop while no worker was at it."""
     turn(runtime, definition, replace(record, token=""), None)

@@ -17,7 +17,7 @@ class State(StrEnum):
     SUCCEEDED = "succeeded"
     """Ended well."""
     FAILED = "failed"
-    """Ended with an error before anything was touched."""
+    """Ended with an error before anything was touched, or (`InstanceGone`) when there was nothing more to do."""
     UNDOING = "undoing"
     """A step failed; the steps before it are being undone."""
     UNDONE = "undone"

@@ -320,6 +320,17 @@ def test_a_disk_that_a_revert_has_put_in_its_place_is_the_vms_own(ward: Ward) ->
     assert [one["role"] for one in result["destroyed"]] == ["root"]
 
 
+def test_a_copy_of_a_disk_that_somebody_gave_to_the_same_vm_is_kept(ward: Ward) -> None:
+    vm = ward.new_vm(running=False)
+    original, clone = claimed(ward, vm)
+    with ward.simulator.session() as call:
+        call("VBD.create", vbd_record(vm.ref, call("VDI.get_by_uuid", clone), "5"))
+    result = ward.done("destroy", vm)
+    assert [one["vdi_uuid"] for one in result["destroyed"]] == [original]
+    assert result["kept"] == [{"vdi_uuid": clone, "why": "copy of another disk"}]
+    assert disks(ward) == {clone}
+
+
 def test_a_vm_that_lost_a_disk_is_destroyed(ward: Ward) -> None:
     vm = ward.new_vm({}, {}, running=False)
     with ward.simulator.session() as call:

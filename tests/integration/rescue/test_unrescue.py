@@ -173,6 +173,22 @@ def test_a_rescue_vm_that_xapi_remembers_again_is_removed_again(ward: Ward, pict
     assert_as_before(ward, patient)
 
 
+def test_an_instance_whose_vm_is_destroyed_meanwhile_ends_the_unrescue_and_keeps_its_disks(
+    ward: Ward, picture: Picture
+) -> None:
+    patient, _, _ = in_rescue(ward, picture)
+    fault = ward.simulator.add_fault(match="VM.remove_from_blocked_operations", effect="pause", when="before", nth=1)
+    handle = unrescue(ward, patient)
+    ward.simulator.wait_for_hit(fault)
+    ward.call("VM.destroy", patient.vm_ref)
+    ward.simulator.clear_faults()
+    assert "destroy the instance by its uuid" in ward.refused(handle, "InstanceGone", state=State.FAILED)
+    assert rescue_vms(ward, patient) == {}
+    assert contents_of(ward, patient.disks) == patient.contents
+    result = ward.succeeded(ward.client.destroy(instance={"uuid": patient.instance}))
+    assert {one["role"] for one in result["destroyed"]} == {"root", "swap", "ephemeral"}
+
+
 # -- whose disk it is
 
 
@@ -190,6 +206,39 @@ def test_somebodys_disks_on_the_rescue_vm_are_kept_and_named(ward: Ward, picture
     assert result["kept"] == [{"vdi_uuid": uuids[1], "why": "no mark of the instance"}]
     assert contents_of(ward, uuids) == before
     assert_disks_untouched(ward, patient)
+
+
+def test_a_copy_of_the_rescue_vms_disk_that_somebody_gave_to_it_is_kept(ward: Ward, picture: Picture) -> None:
+    patient, _, ref = in_rescue(ward, picture)
+    with ward.simulator.session() as call:
+        copy = call("VDI.clone", call.root_disk(ref), {})
+        call("VBD.create", vbd_record(ref, copy, "6"))
+        uuid = call("VDI.get_uuid", copy)
+    content = contents_of(ward, [uuid])
+    result = ward.succeeded(unrescue(ward, patient))
+    assert result["kept"] == [{"vdi_uuid": uuid, "why": "copy of another disk"}]
+    assert len(result["destroyed"]) == 1
+    assert contents_of(ward, [uuid]) == content
+
+
+def test_a_disk_that_a_revert_of_the_rescue_vm_has_put_in_place_goes_with_it(ward: Ward, picture: Picture) -> None:
+    """It bears the mark of the disk that the revert has replaced. So it is after a move to other storage."""
+    patient, _, ref = in_rescue(ward, picture)
+    with ward.simulator.session() as call:
+        call("VM.hard_shutdown", ref)
+        for vbd_ref in call("VM.get_VBDs", ref):
+            if call("VBD.get_userdevice", vbd_ref) != "0":
+                call("VBD.destroy", vbd_ref)
+        made = call.root_disk(ref)
+        snapshot = call("VM.snapshot", ref, "before", [])
+        call("VM.revert", snapshot)
+        for vdi_ref in [call.root_disk(snapshot)]:
+            call("VM.destroy", snapshot)
+            call("VDI.destroy", vdi_ref)
+        assert call.root_disk(ref) != made
+    result = ward.succeeded(unrescue(ward, patient))
+    assert [one["role"] for one in result["destroyed"]] == ["root"]
+    assert_as_before(ward, patient)
 
 
 def test_a_root_disk_that_the_instance_has_lost_is_kept(ward: Ward, picture: Picture) -> None:
