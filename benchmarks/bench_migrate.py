@@ -3,8 +3,8 @@
     python benchmarks/bench_migrate.py [--quick]
 
 Transfer: a process streams a valid VHD with every block used, as an export does; another swallows it, as an import
-does. Ours is what a worker does between them: head read and checked, bytes moved, closing footer compared, both ends asked
-for their word. The other side is `curl EXPORT | curl -T - IMPORT`. Sides alternate; medians count.
+does. Ours is what a worker does between them: head read and checked, bytes moved, closing footer compared, both ends
+asked for their word. The other side is `curl EXPORT | curl -T - IMPORT`. Sides alternate; medians count.
 
 Moves: two simulated pools and a worker. For disks of several sizes, all full of noise and hardly written to while they
 move: bytes of base and difference, and the time from power off to started again.

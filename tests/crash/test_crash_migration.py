@@ -134,7 +134,7 @@ moving_here = Matrix(
     running,
     migrate,
     assert_moved,
-    telling={("VM.set_name_label", 1), ("Async.VM.clean_shutdown", 1)},
+    telling=(),
 )
 moving_there = Matrix(
     calls(MOVING_THERE), running, migrate, assert_moved, pool="far", telling={("PUT /import_raw_vdi", 1)}
@@ -306,7 +306,7 @@ CONFIRMING_THERE = {
     "VM.add_to_other_config": 2,
     "VM.remove_from_other_config": 2,
 }
-confirming_here = Matrix(calls(CONFIRMING_HERE), finished, confirm, assert_confirmed, telling={("VM.destroy", 1)})
+confirming_here = Matrix(calls(CONFIRMING_HERE), finished, confirm, assert_confirmed, telling=())
 confirming_there = Matrix(calls(CONFIRMING_THERE), finished, confirm, assert_confirmed, pool="far", telling=())
 
 

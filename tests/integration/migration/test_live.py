@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.two_pools import TwoPools
 from worker.client import Handle
 from worker.operations.states import State
@@ -73,6 +75,7 @@ def test_a_network_that_is_not_there_is_named(rig: TwoPools) -> None:
     assert "nowhere" in text
 
 
+@pytest.mark.matrix
 def test_a_lost_answer_does_not_move_twice(rig: TwoPools) -> None:
     made = rig.add("lost", 4)
     rig.simulator.add_fault(match="Async.VM.migrate_send", nth=1, count=1, effect="reset", when="after")

@@ -15,7 +15,8 @@ from worker.operations.states import State
 _OUTAGE_S = 1.5
 
 
-@pytest.mark.parametrize("dies", ["far", pytest.param("lab", marks=pytest.mark.matrix)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("dies", ["far", "lab"])
 def test_a_toolstack_that_dies_while_a_base_is_on_its_way(rig: TwoPools, dies: str) -> None:
     """What XAPI had not written is lost with it: tasks and sessions, perhaps the disk or the snapshot."""
     made = rig.add("outage", 8)

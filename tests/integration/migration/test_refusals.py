@@ -97,7 +97,11 @@ def test_a_vm_that_was_never_moved_has_nothing_to_confirm(rig: TwoPools) -> None
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
-        ({"match": "VM.create", "error": ["PERMISSION_DENIED", "not today"]}, "PERMISSION_DENIED"),
+        pytest.param(
+            {"match": "VM.create", "error": ["PERMISSION_DENIED", "not today"]},
+            "PERMISSION_DENIED",
+            marks=pytest.mark.matrix,
+        ),
         ({"match": "Async.VM.start*", "error": ["NO_HOSTS_AVAILABLE"]}, "NoValidHost"),
     ],
 )
@@ -112,6 +116,7 @@ def test_a_finish_that_fails_takes_the_whole_move_back(rig: TwoPools, fault: dic
     assert rig.digests("lab", made["vdis"]) == contents
 
 
+@pytest.mark.matrix
 def test_a_network_that_is_not_over_there_takes_the_whole_move_back(rig: TwoPools) -> None:
     made = rig.add("network", 2)
     result = rig.done(rig.migrate(made))

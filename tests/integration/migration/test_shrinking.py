@@ -134,6 +134,7 @@ def test_another_file_system_is_refused_before_the_disk_is_fetched(rig: TwoPools
     rig.assert_as_before(made, "xfs")
 
 
+@pytest.mark.matrix
 def test_a_disk_that_may_stay_as_it_is_does(rig: TwoPools) -> None:
     made = rig.simulator.add_vm(name="kept", disks=[{"size": LARGE, "content": "zero"}], running=True)
     result = rig.done(rig.migrate(made, "far", auto_disk_config=False))
