@@ -198,3 +198,18 @@ def test_a_larger_flavor_and_other_networks(rig: TwoPools) -> None:
         assert [call("VIF.get_MAC", ref) for ref in vm["VIFs"]] == ["02:00:00:00:00:01"]
     assert vm["VCPUs_max"] == "4"
     rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
+
+
+def test_whoever_wants_the_instance_in_the_other_pool_waits_for_the_move(rig: TwoPools) -> None:
+    made = rig.add("held", 2, other_config={"vmops.instance": INSTANCE})
+    pause = rig.far.add_fault(match="PUT /import_raw_vdi", nth=1, effect="pause")
+    moving = rig.migrate(made)
+    rig.far.wait_for_hit(pause, 30)
+    destroying = rig.client.destroy(instance={"uuid": INSTANCE}, pool="far")
+    eventually(lambda: destroying.record().state == State.WAITING)
+    assert moving.id in (destroying.record().wait or {})["reason"]
+    rig.far.clear_faults()
+    result = rig.done(moving)
+    assert rig.done(destroying, 30)["destroyed"] == []  # woken at once: by itself it looks each minute
+    assert rig.digests("far", [disk["vdi_uuid"] for disk in result["disks"]]) == rig.digests("lab", made["vdis"])
+    rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
