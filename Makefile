@@ -21,7 +21,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])'))
 INSTALLED := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help setup lock demo test lint format bench test-browser test-clients test-glance test-matrix test-rabbitmq clean
+.PHONY: help setup lock demo test lint format bench test-browser test-clients test-glance test-matrix test-packets test-rabbitmq clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 16
@@ -79,6 +79,9 @@ $(GLANCE_VENV)/.installed: Makefile
 
 test-matrix: setup ## every operation killed and cut off, before and after every call (a quarter of an hour)
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m matrix $(ARGS)
+
+test-packets: setup ## all tests with real packets (root; Debian: openvswitch-switch, iptables, ipset, ebtables, ethtool)
+	@$(BIN)/python -m pytest tests/packets -m "packets or not packets" $(ARGS)
 
 test-rabbitmq: setup ## the engine on RabbitMQ (Debian: apt-get install rabbitmq-server)
 	@$(BIN)/python -m pytest -m rabbitmq $(ARGS)

@@ -12,7 +12,7 @@ from tests.crash.matrix import Accident, Matrix
 from tests.support.rig import MIB, Rig
 from worker.client import Handle
 
-pytestmark = [pytest.mark.crash, pytest.mark.slow]
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.matrix]
 
 FIND = ("VM.get_all_records_where", 1)
 MAC = "02:16:3e:00:00:01"

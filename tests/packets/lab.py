@@ -30,7 +30,7 @@ PLUGINS = ROOT / "dom0/plugins"
 BRIDGE = "xenbr0"
 Kind = Literal["ovs", "bridge"]
 #: What is heard is heard within this time, and what was not heard until then is not heard.
-HEARD_S, SILENCE_S = 8.0, 0.6
+HEARD_S, SILENCE_S = 20.0, 0.6
 _TOOLS = {
     "ovs": ("ovs-vsctl", "ovs-ofctl", "ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ethtool"),
     "bridge": ("iptables", "ip6tables", "ebtables", "ipset"),

@@ -12,7 +12,7 @@ import pytest
 from tests.packets import frames
 from tests.packets.lab import HEARD_S, SILENCE_S, Guest, Kind, Lab, obstacle, together
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 ANY4, ANY6 = "0.0.0.0/0", "::/0"
 ICMP, TCP, UDP = 1, 6, 17
@@ -199,15 +199,17 @@ def forged(town: Town) -> dict[str, tuple[Guest, str, Guest, str, bool]]:
 
 def test_forged_frames_do_not_leave_and_servers_are_no_guests(town: Town) -> None:
     cases = forged(town)
-    for sender, text, _, _, _ in cases.values():
-        sender.does("send", frame=text)
-    got = together(
-        {
-            name: partial(receiver.does, "saw", part=part, timeout_s=HEARD_S if is_seen else SILENCE_S)
-            for name, (_, _, receiver, part, is_seen) in cases.items()
-        }
-    )
+    got = together({name: partial(comes_through, *case) for name, case in cases.items()})
     assert got == {name: case[-1] for name, case in cases.items()}
+
+
+def comes_through(sender: Guest, text: str, receiver: Guest, part: str, is_seen: bool) -> bool:  # noqa: FBT001 - a claim
+    """Send a frame, again and again if it shall be seen; tell whether the receiver sees it."""
+    for _ in range(int(HEARD_S / SILENCE_S) if is_seen else 1):
+        sender.does("send", frame=text)
+        if receiver.does("saw", part=part, timeout_s=SILENCE_S):
+            return True
+    return False
 
 
 def test_what_is_connected_stays_when_its_rule_goes_and_nothing_new_comes_in(town: Town) -> None:
@@ -235,6 +237,7 @@ def test_rules_exchanged_under_traffic_neither_open_nor_cut(town: Town) -> None:
     assert town.out.does("close_streams")
 
 
+@pytest.mark.packets
 def test_members_come_and_go_without_their_rules_being_sent(town: Town) -> None:
     assert town.web2.does("tcp", address="10.0.0.3", port=5432, timeout_s=HEARD_S)
     town.lab.apply(members_web={"v4": ["10.0.0.1"], "v6": []})
@@ -243,6 +246,7 @@ def test_members_come_and_go_without_their_rules_being_sent(town: Town) -> None:
     assert town.out.does("tcp", address="10.0.0.3", port=5432, timeout_s=HEARD_S)
 
 
+@pytest.mark.packets
 def test_a_vif_that_is_unfiltered_is_open_and_the_others_are_not(town: Town) -> None:
     assert not town.out.does("tcp", address="10.0.0.3", port=22, timeout_s=SILENCE_S)
     assert town.lab.plugin("remove", vif_uuids=town.db.vif) == {"removed": 1}
@@ -251,6 +255,7 @@ def test_a_vif_that_is_unfiltered_is_open_and_the_others_are_not(town: Town) -> 
     assert town.lab.plugin("remove", vif_uuids=town.db.vif) == {"removed": 0}
 
 
+@pytest.mark.packets
 def test_what_was_lost_is_noticed_and_restored(town: Town) -> None:
     if town.lab.kind == "ovs":
         town.lab.restart_switch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -11,24 +10,6 @@ import pytest
 from tests.support.fenced import CALL, HTTP, SSH, Fenced
 from tests.support.spawning import put_image, request_for
 from worker.operations.states import State
-
-
-@pytest.fixture(scope="module")
-def module_ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fenced]:
-    """The ward itself; tests take `ward`."""
-    with Fenced(tmp_path_factory.mktemp("fenced")) as made:
-        made.wait(made.client.power_on(instance={"name": "nobody"}))  # logs in
-        yield made
-
-
-@pytest.fixture
-def ward(module_ward: Fenced) -> Iterator[Fenced]:
-    """The ward, tidy before and after."""
-    module_ward.simulator.reset_stats()
-    yield module_ward
-    module_ward.tidy()
-    module_ward.assert_nothing_is_left()
-    module_ward.forget_groups()
 
 
 def test_a_refresh_calls_each_host_that_has_a_member_once_and_no_other(ward: Fenced) -> None:
@@ -50,6 +31,7 @@ def test_a_refresh_calls_each_host_that_has_a_member_once_and_no_other(ward: Fen
     assert ward.plugin_calls() == 2
 
 
+@pytest.mark.matrix
 def test_members_are_marked_and_known_where_rules_mean_them(ward: Fenced) -> None:
     web, db = ward.member(0, address="10.0.0.1"), ward.member(1, "db", address="10.0.0.2")
     ward.allow("web", HTTP)
@@ -68,6 +50,7 @@ def test_members_are_marked_and_known_where_rules_mean_them(ward: Fenced) -> Non
     assert ward.objects(1)["members:web"] == {"v4": [], "v6": []}
 
 
+@pytest.mark.matrix
 def test_what_comes_late_changes_nothing(ward: Fenced) -> None:
     ward.member(0, "web")
     refresh = ward.client.refresh_security_group_rules
@@ -77,6 +60,7 @@ def test_what_comes_late_changes_nothing(ward: Fenced) -> None:
     assert ward.succeeded(refresh(security_group_id="web"))["hosts"] == []
 
 
+@pytest.mark.matrix
 def test_the_provider_denies_on_every_host_with_a_filtered_vm(ward: Fenced) -> None:
     ward.member(0, "web")
     ward.allow("web", HTTP)
@@ -98,6 +82,7 @@ def test_one_host_of_three_fails_the_others_are_right_and_it_alone_is_tried_agai
     assert [ward.objects(host)["rules:web"] for host in range(3)] == [[["i", 4, 6, 22, 22, None]]] * 3
 
 
+@pytest.mark.matrix
 def test_a_host_that_can_never_do_it_fails_the_refresh_and_the_others_are_right(ward: Fenced) -> None:
     for host in range(3):
         ward.member(host, "web")
@@ -141,6 +126,7 @@ def test_a_new_vm_is_filtered_wherever_it_may_start_and_is_not_started_before(wa
     assert [ward.flows(host) for host in range(3)] == [{}, {}, {}]
 
 
+@pytest.mark.matrix
 def test_a_host_that_cannot_filter_a_new_vm_does_not_get_it(ward: Fenced) -> None:
     ward.allow("web", HTTP)
     with ward.without_switch(0), ward.without_switch(1):
@@ -149,6 +135,7 @@ def test_a_host_that_cannot_filter_a_new_vm_does_not_get_it(ward: Fenced) -> Non
         assert host == ward.hosts()[2]
 
 
+@pytest.mark.matrix
 def test_a_vm_that_no_host_can_filter_is_not_made(ward: Fenced) -> None:
     ward.allow("web", HTTP)
     with ward.without_switch(0), ward.without_switch(1), ward.without_switch(2):
@@ -203,6 +190,7 @@ def test_an_interface_of_a_filtered_vm_is_filtered_before_it_is_plugged(ward: Fe
     ward.succeeded(handle)
 
 
+@pytest.mark.matrix
 def test_an_unfiltered_instance_is_in_no_group_and_on_no_host(ward: Fenced) -> None:
     vm = ward.member(0, "web", "db")
     ward.allow("web", HTTP)
@@ -218,11 +206,7 @@ def test_an_unfiltered_instance_is_in_no_group_and_on_no_host(ward: Fenced) -> N
     [
         ({"protocol": "tcp", "port_range_min": 90, "port_range_max": 80}, "below"),
         ({"port_range_min": 80, "port_range_max": 80}, "protocol"),
-        ({"cidr": "10.0.0.0/8", "ethertype": "IPv6"}, "IPv6"),
-        ({"cidr": "10.0.0.0/40"}, "10.0.0.0/40"),
-        ({"cidr": "10.0.0.0/8", "group_id": "web"}, "not both"),
         ({"remote_ip": "10.0.0.0/8"}, "remote_ip"),
-        ({"protocol": "tpc"}, "tpc"),
     ],
 )
 def test_rules_that_cannot_be_are_refused_and_touch_nothing(ward: Fenced, rule: dict[str, Any], said: str) -> None:
@@ -232,6 +216,7 @@ def test_rules_that_cannot_be_are_refused_and_touch_nothing(ward: Fenced, rule: 
     assert ward.plugin_calls() == 0
 
 
+@pytest.mark.matrix
 def test_a_halted_vm_is_started_only_where_its_rules_are(ward: Fenced) -> None:
     ward.allow("web", HTTP)
     vm = ward.member(0, "web", running=False)
@@ -241,6 +226,7 @@ def test_a_halted_vm_is_started_only_where_its_rules_are(ward: Fenced) -> None:
     assert ward.vif(vm) in ward.objects(2)
 
 
+@pytest.mark.matrix
 def test_rules_are_at_the_destination_before_a_vm_is_moved_there(ward: Fenced) -> None:
     vm = ward.member(0, "web")
     ward.allow("web", HTTP)
