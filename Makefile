@@ -80,8 +80,8 @@ $(GLANCE_VENV)/.installed: Makefile
 test-matrix: setup ## every operation killed and cut off, before and after every call (a quarter of an hour)
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m matrix $(ARGS)
 
-test-packets: setup ## all tests with real packets (root; Debian: openvswitch-switch, iptables, ipset, ebtables, ethtool)
-	@$(BIN)/python -m pytest tests/packets -m "packets or not packets" $(ARGS)
+test-packets: setup ## more real packets (root; Debian: openvswitch-switch, iptables, ipset, ebtables, ethtool)
+	@$(BIN)/python -m pytest -m packets $(ARGS)
 
 test-rabbitmq: setup ## the engine on RabbitMQ (Debian: apt-get install rabbitmq-server)
 	@$(BIN)/python -m pytest -m rabbitmq $(ARGS)
