@@ -52,6 +52,7 @@ def test_every_tick_expires_before_the_next_one(running_toys: Toys) -> None:
         "vmops.poll_stalled_operations",
         "vmops.poll_console_sessions",
         "vmops.poll_domains",
+        "vmops.poll_firewall",
     }
 
 
