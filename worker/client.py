@@ -28,6 +28,7 @@ from worker.members import Members
 from worker.operations import secrets
 from worker.operations.journal import connect
 from worker.operations.record import Record
+from worker.operations.request import with_secrets
 from worker.settings import Settings, get_settings
 
 
@@ -122,15 +123,17 @@ class VMOps(Members):
             raise PermanentError("No worker has published a public key: set secret_key_file for the workers.")
         return {"sealed": secrets.seal(key, text)}
 
+    def _closed(self, secret: Any) -> Any:
+        return self.seal(secret) if isinstance(secret, str) else secret
+
     def _sealed(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
         """Return the request as it may be stored and sent: the fields that the workers call secret are closed."""
         if name not in self._catalogue:
             self._catalogue = self.journal.catalogue()
         if self._catalogue and name not in self._catalogue:
             raise UnknownOperation(f"No operation is called {name!r}. There are: {', '.join(sorted(self._catalogue))}.")
-        in_clear = [field for field in self._catalogue.get(name, ()) if isinstance(request.get(field), str)]
         if not self.settings.allow_secrets_in_clear or self.journal.public_key() is not None:
-            request = {**request, **{field: self.seal(request[field]) for field in in_clear}}
+            request = with_secrets(request, self._catalogue.get(name, ()), self._closed)
         try:
             json.dumps(request)
         except (TypeError, ValueError) as error:

@@ -27,6 +27,7 @@ Seconds = Annotated[float, Field(gt=0)]
 SecondsOrOff = Annotated[float, Field(ge=0)]
 #: A call of the plugin in dom0 takes whole seconds, and a minute at most.
 AgentSeconds = Annotated[int, Field(ge=1, le=60)]
+Provider = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 PoolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -209,6 +210,10 @@ class Settings(BaseSettings):
 
     use_agent_default: bool = Field(
         default=False, description="Set guests up by their agent when neither request nor image says whether."
+    )
+    agent_provider: Provider | None = Field(
+        default=None,
+        description="What new guests read at vm-data/provider_data/provider; nova-agent ends unless it is rackspace.",
     )
     disable_agent: bool = Field(default=False, description="Never speak to an agent after a build.")
     agent_timeout_s: AgentSeconds = Field(default=30, description="Time for an agent to answer one question.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tasks.guest.request import AgentRequest, FileRequest, PasswordRequest, UpdateRequest, VersionRequest
 from tasks.parts.agent import Talk
-from worker.errors import GuestUnable, RequestError
+from worker.errors import GuestUnable
 from worker.guest import networkdata
 from worker.guest.versions import is_older
 from worker.operations.definition import operation, step
@@ -46,7 +46,8 @@ def set_password(op: Op, pool: Session, settings: Settings) -> None:
     """Exchange keys with the agent, and send the password encrypted."""
     talk, _ = _talk(op, pool, settings)
     windows = op.request(PasswordRequest).os_type
-    talk.set_password(_opened(op, "new_pass"), is_windows=None if windows is None else windows == "windows")
+    password = op.opened(op.request(PasswordRequest).new_pass)
+    talk.set_password(password, is_windows=None if windows is None else windows == "windows")
     op.set_result(vm_uuid=talk.vm_uuid)
 
 
@@ -55,8 +56,7 @@ def write_file(op: Op, pool: Session, settings: Settings) -> None:
     """Let the agent write the file."""
     talk, _ = _talk(op, pool, settings)
     request = op.request(FileRequest)
-    data = request.data() if request.secret_contents is None else _opened(op, "secret_contents").encode()
-    talk.write_file("file", request.path, data)
+    talk.write_file("file", request.path, request.data(op))
     op.set_result(vm_uuid=talk.vm_uuid)
 
 
@@ -76,13 +76,6 @@ def set_up_network(op: Op, pool: Session, settings: Settings) -> None:
 
 def _talk(op: Op, pool: Session, settings: Settings) -> tuple[Talk, Found | None]:
     return Talk.with_guest(op, pool, settings, op.request(AgentRequest).timeout_s)
-
-
-def _opened(op: Op, field: str) -> str:
-    secret = op.secret(field)
-    if secret is None:
-        raise RequestError(f"{field} is missing.")
-    return secret()
 
 
 get_agent_version = operation(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from worker.guest.agent import check_file_path, check_file_size, check_md5, check_url
+from tasks.parts.guest_file import GuestFile
+from worker.guest.agent import check_md5, check_url
 from worker.guest.networkdata import NetworkDocument
 from worker.operations.request import InstanceRequest, Secret
 
@@ -17,7 +17,6 @@ Hostname = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]
 OsType = Annotated[
     Literal["linux", "windows"] | None, Field(default=None, description="Default: what the guest's tools report.")
 ]
-FilePath = Annotated[str, AfterValidator(check_file_path), Field(max_length=1024)]
 
 
 class AgentRequest(InstanceRequest):
@@ -64,32 +63,10 @@ class PasswordRequest(AgentRequest):
     os_type: OsType = None
 
 
-class FileRequest(AgentRequest):
+class FileRequest(GuestFile, AgentRequest):
     """A small file for the guest; its contents are given in one of three ways."""
 
     example: ClassVar[dict[str, Any]] = {"instance": _VM, "path": "/etc/motd", "contents": "Welcome"}
-
-    path: FilePath = Field(description="Absolute path in the guest.")
-    contents: str | None = Field(default=None, description="Text; with the path about 2900 bytes fit in all.")
-    contents_base64: str | None = Field(default=None, description="Bytes in base64; not every agent takes such.")
-    secret_contents: Secret | None = Field(
-        default=None, description="Text that is a secret on its way to dom0, where whoever is root can read it."
-    )
-
-    @model_validator(mode="after")
-    def _is_one_small_file(self) -> FileRequest:
-        given = [one for one in (self.contents, self.contents_base64, self.secret_contents) if one is not None]
-        if len(given) != 1:
-            raise ValueError("give one of contents, contents_base64 and secret_contents")
-        if self.secret_contents is None:
-            check_file_size(self.path, self.data())
-        return self
-
-    def data(self) -> bytes:
-        """Return the contents unless they are secret. Raises ValueError for what is no base64."""
-        if self.contents_base64 is None:
-            return (self.contents or "").encode()
-        return b64decode(self.contents_base64, validate=True)
 
 
 class NetworkInfoRequest(InstanceRequest):

@@ -68,7 +68,7 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings,
     macs = [one.mac or mac_of(instance, device) for device, one in enumerate(request.networks)]
     wishes = guest_wishes(request, image.properties, os_type, settings)
     flag = flag_of(dict(image.properties))
-    data = guest_data(request, os_type, flag, macs)
+    data = guest_data(request, os_type, flag, macs, settings)
     check_drive(request, os_type, macs)
     disks = disks_of(request, os_type, settings)
     op.hold("builds", at_most=pool.settings.max_builds)
@@ -129,8 +129,6 @@ def _check_image(image: Image, request: BuildRequest) -> None:
         )
     if image.disk_format == "iso" and not flavor.root_gb:
         raise ImageTooLarge(f"Image {image.id} is an ISO: give the flavor a root_gb for the disk to install to.")
-    if image.disk_format == "iso" and request.role == "rescue" and request.config_drive:
-        raise RequestError("In a rescue VM an ISO takes the config drive's place: leave config_drive out.")
     if image.disk_format == "iso" and request.role == "rescue" and request.config_drive is not None:
         raise RequestError(
             f"Image {image.id} is an ISO, whose CD has the config drive's position in a rescue VM: leave config_drive "

@@ -16,6 +16,7 @@ from tasks.provision.request import BuildRequest, metadata_key
 from worker.errors import RequestError
 from worker.guest import networkdata
 from worker.guest.networkdata import NetworkDocument
+from worker.settings import Settings
 
 #: XenStore's limits: bytes of a value, bytes of a path (xapi.md 13.3).
 _VALUE_BYTES, _PATH_BYTES = 2048, 1024
@@ -36,12 +37,17 @@ def host_name(request: BuildRequest, os_type: str | None) -> str:
     return networkdata.host_name(request.guest_name, is_windows=os_type == "windows")
 
 
-def guest_data(request: BuildRequest, os_type: str | None, disk_config: str, macs: Sequence[str]) -> dict[str, str]:
+def guest_data(
+    request: BuildRequest, os_type: str | None, disk_config: str, macs: Sequence[str], settings: Settings
+) -> dict[str, str]:
     """Return a new VM's xenstore_data. Raises RequestError when something does not fit into XenStore."""
+    provider = request.agent.provider or settings.agent_provider
     data = {
         networkdata.HOSTNAME: host_name(request, os_type),
         "vm-data/allowvssprovider": "false",
     }
+    if provider:
+        data["vm-data/provider_data/provider"] = provider
     if disk_config:
         data["vm-data/auto-disk-config"] = disk_config
     for number, (one, mac) in enumerate(zip(request.networks, macs, strict=True)):

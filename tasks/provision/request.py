@@ -8,13 +8,13 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from worker.guest.agent import check_file_path, check_file_size
+from tasks.parts.guest_file import GuestFile
 from worker.network.desired import addresses_told
 from worker.network.rules import GroupId
 from worker.operations.request import Request, Secret
-from worker.settings import AgentBuild
+from worker.settings import AgentBuild, Provider
 
 MacAddress = Annotated[str, StringConstraints(pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$", to_lower=True)]
 Hostname = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$")]
@@ -90,7 +90,7 @@ class Network(_Part):
         default=[], max_length=256, description="With locking_mode=locked, or security groups."
     )
     info: dict[str, Any] = Field(
-        default={}, description="What the guest shall know of it: label, ips, gateway, dns, routes (operations.md 1.4)."
+        default={}, description="What the guest shall know of it: label, ips, gateway, ip6s, gateway_v6, dns, routes."
     )
 
     @property
@@ -123,22 +123,6 @@ class ConfigDrive(_Part):
     )
 
 
-class GuestFile(_Part):
-    """A small file for the guest, written by its agent. Not for secrets: it is kept with the request."""
-
-    path: Annotated[str, AfterValidator(check_file_path)] = Field(max_length=1024, description="Absolute path.")
-    contents: str = Field(description="Text; with the path about 2900 bytes fit in all.")
-
-    @model_validator(mode="after")
-    def _fits(self) -> GuestFile:
-        check_file_size(self.path, self.data())
-        return self
-
-    def data(self) -> bytes:
-        """Return the contents."""
-        return self.contents.encode()
-
-
 class AgentWishes(_Part):
     """What the agent in the guest shall do after the build, beside what `files` and `admin_password` need."""
 
@@ -147,6 +131,9 @@ class AgentWishes(_Part):
     )
     update: AgentBuild | None = Field(default=None, description="Install this one where an older one runs.")
     reset_network: bool = Field(default=False, description="Set the network up as the networks' info says.")
+    provider: Provider | None = Field(
+        default=None, description="What the guest reads at vm-data/provider_data/provider. Default: the settings."
+    )
 
 
 class BuildRequest(Request):

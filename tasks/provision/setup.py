@@ -109,13 +109,18 @@ def _actions(op: Op, pool: Session, talk: Talk, wishes: Wishes, version: str) ->
         actions += [("network", talk.set_up_network), ("hostname", partial(_forget_name, op, pool))]
     if wishes["files"]:
         for number, file in enumerate(request.files):
-            actions.append((f"file {file.path}", partial(talk.write_file, f"file {number}", file.path, file.data())))
+            actions.append((f"file {file.path}", partial(_write_file, op, talk, number)))
     if wishes["password"]:
         actions.append(("password", partial(_set_password, op, talk, wishes["is_windows"])))
     update = wishes["update"]
     if update and is_older(version, update["version"]):
         actions.append(("update", partial(talk.update, update["url"], update["md5sum"])))
     return actions
+
+
+def _write_file(op: Op, talk: Talk, number: int) -> None:
+    file = op.request(BuildRequest).files[number]
+    talk.write_file(f"file {number}", file.path, file.data(op))
 
 
 def _set_password(op: Op, talk: Talk, is_windows: bool | None) -> None:  # noqa: FBT001 - three answers

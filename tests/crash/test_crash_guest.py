@@ -155,10 +155,9 @@ MATRICES = {
     )
     for name, case in CASES.items()
 }
-#: Where most would be lost: the password is set, the map replaced, the node written, and nobody has noted it.
+#: Where most would be lost: the password is set, the node written, and nobody has noted it.
 TELLING = {
     "set_admin_password": f"killed after Async.{PLUGIN} 3",
-    "write_to_param_xenstore": "killed after VM.set_xenstore_data 1",
     "write_to_xenstore by plugin": f"killed after {PLUGIN} 1",
 }
 

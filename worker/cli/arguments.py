@@ -2,6 +2,7 @@
 
 A value is JSON when it reads as JSON, text otherwise; dotted keys nest (`instance.name=web01`). A secret is never a
 word of the command line, where every process could read it: `password=@file` (`@-`: standard input) is read and sealed.
+Inside of JSON a secret is named the same way: `files=[{"path": "/root/key", "secret_contents": "@file"}]`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from worker.cli.complaints import USAGE, Complaint
 from worker.errors import RequestError
-from worker.operations.request import Request, Secret, check
+from worker.operations.request import Request, check, secret_fields, with_secrets
 
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w:-]+)*")
 
@@ -27,26 +29,18 @@ def request_of(
 ) -> dict[str, Any]:
     """Return the fields of a request for the operation `name`, checked. Raises Complaint."""
     raw = dict(_split(words))
-    secrets = set(secret_fields(model))
+    secrets = secret_fields(model)
     values: dict[str, Any] = {}
     for key, text in raw.items():
-        _put(values, key, _secret(key, text, seal) if key in secrets else _value(text))
+        _put(values, key, text if key in secrets else _value(text))
+    for key in secrets:
+        values = with_secrets(values, [key], partial(_secret, key, seal=seal))
     _keep_texts(values, raw, model)
     try:
         check(model, values, {})
     except RequestError as error:
         raise Complaint(f"{error} `vmops tasks {name}` lists its fields.", USAGE) from error
     return values
-
-
-def secret_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of a request's secret fields."""
-    for name, field in model.model_fields.items():
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if kind is Secret:
-                yield f"{prefix}{name}"
-            elif isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from secret_fields(kind, f"{prefix}{name}.")
 
 
 def _split(words: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -80,7 +74,9 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     inner[last] = value
 
 
-def _secret(key: str, text: str, seal: Callable[[str], dict[str, str]]) -> dict[str, str]:
+def _secret(key: str, text: Any, *, seal: Callable[[str], dict[str, str]]) -> Any:
+    if not isinstance(text, str):
+        return text
     if not text.startswith("@"):
         raise Complaint(
             f"{key} is a secret, and a command line can be read by others: put it into a file and give {key}=@file "

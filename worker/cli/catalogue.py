@@ -165,7 +165,7 @@ class Field:
 
 
 def fields_of(schema: Mapping[str, Any]) -> list[Field]:
-    """Return the fields of a request, nested ones by their dotted names."""
+    """Return the fields of a request, nested ones by their dotted names; `*` stands for each item of a list."""
     return list(_fields(schema, schema.get("$defs", {}), ""))
 
 
@@ -183,6 +183,10 @@ def _fields(schema: Mapping[str, Any], models: Mapping[str, Any], prefix: str) -
             "" if default == "null" else default,
             prop.get("description", ""),
         )
+        for part in (prop, *prop.get("anyOf", ())):
+            item = _model_of(part.get("items", {}), models)
+            if item is not None:
+                yield from _fields(item, models, f"{prefix}{name}.*.")
 
 
 def _model_of(prop: Mapping[str, Any], models: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -174,7 +174,11 @@ class Op:
     def secret(self, field: str) -> Callable[[], str] | None:
         """Return what opens a secret field of the request (raising PermanentError), None when the request has none."""
         sealed = getattr(self._request, field, None)
-        return partial(self._runtime.unseal, sealed.sealed) if isinstance(sealed, Secret) else None
+        return partial(self.opened, sealed) if isinstance(sealed, Secret) else None
+
+    def opened(self, secret: Secret) -> str:
+        """Open a secret of the request. Raises PermanentError for one that was sealed for another key."""
+        return self._runtime.unseal(secret.sealed)
 
     def derive(self, purpose: str) -> bytes:
         """Return 32 secret bytes of this operation: every worker computes the same ones for one purpose.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Literal, get_args, get_origin
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
@@ -87,9 +88,40 @@ class InstanceRequest(Request):
         return self.instance.label
 
 
-def secret_fields(model: type[Request]) -> list[str]:
-    """Return the names of the fields that hold secrets."""
-    return [name for name, one in model.model_fields.items() if Secret in {one.annotation, *get_args(one.annotation)}]
+def secret_fields(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the dotted names of the fields that hold secrets; `*` stands for each item of a list."""
+    return [
+        found
+        for name, field in model.model_fields.items()
+        for found in _secrets_in(field.annotation, f"{prefix}{name}")
+    ]
+
+
+def _secrets_in(kind: Any, name: str) -> list[str]:
+    if kind is Secret:
+        return [name]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return secret_fields(kind, f"{name}.")
+    inner = f"{name}.*" if get_origin(kind) is list else name
+    return [found for part in get_args(kind) for found in _secrets_in(part, inner)]
+
+
+def with_secrets(values: dict[str, Any], names: Iterable[str], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return a request's values with everything that stands where a secret belongs changed; `values` stay."""
+    for name in names:
+        values = _changed(values, name.split("."), change)
+    return values
+
+
+def _changed(value: Any, path: Sequence[str], change: Callable[[Any], Any]) -> Any:
+    if not path:
+        return change(value)
+    name, *rest = path
+    if name == "*":
+        return [_changed(one, rest, change) for one in value] if isinstance(value, list) else value
+    if isinstance(value, dict) and name in value:
+        return {**value, name: _changed(value[name], rest, change)}
+    return value
 
 
 def check(model: type[Request], values: dict[str, Any], context: dict[str, Any]) -> Request:

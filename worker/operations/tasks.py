@@ -17,7 +17,7 @@ from worker.operations.catalogue import Definition
 from worker.operations.journal import Link as Position
 from worker.operations.link import StepFailed, carry_out
 from worker.operations.record import Direction, Record
-from worker.operations.request import check, secret_fields
+from worker.operations.request import check, secret_fields, with_secrets
 from worker.operations.runtime import Runtime, current
 from worker.retry import Backoff
 
@@ -30,13 +30,9 @@ class EntryRequest(CeleryRequest):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        in_clear = [
-            name
-            for name in secret_fields(self.task.definition.request)
-            if isinstance(self.kwargs, dict) and name in self.kwargs
-        ]
-        if in_clear:
-            self._kwargsrepr = repr({**self.kwargs, **dict.fromkeys(in_clear, "***")})
+        secrets = secret_fields(self.task.definition.request)
+        if secrets and isinstance(self.kwargs, dict):
+            self._kwargsrepr = repr(with_secrets(self.kwargs, secrets, lambda _: "***"))
             self._request_dict["kwargsrepr"] = self._kwargsrepr
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name

@@ -19,7 +19,7 @@ UPDATE = {"url": "http://192.0.2.5/agent-9.9.9.tgz", "md5sum": "0" * 32}
 PASSWORD = "c0rrect-Horse"
 
 
-@pytest.mark.parametrize("kind", ["nova-agent", "unix", "windows"])
+@pytest.mark.parametrize("kind", ["nova-agent", pytest.param("unix", marks=pytest.mark.matrix), "windows"])
 def test_an_agent_of_the_field_does_what_it_is_asked_for(guests: GuestWard, kind: str) -> None:
     vm = guests.new_guest(kind)
     assert guests.done("get_agent_version", vm)["version"] == guests.inside(vm)["version"]

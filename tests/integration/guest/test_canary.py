@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -21,7 +24,29 @@ from worker.cli.embedded import free_port
 from worker.client import Handle
 from worker.errors import OperationFailed
 
-CANARY = f"Canary-{uuid4()}"
+#: It reads otherwise in JSON and in URLs, so that these forms are looked for as well.
+CANARY = f"Canary-{uuid4()}/ß"
+#: In a file. XAPI gives a plugin its arguments on the command line, and an agent has no cipher for files.
+OF_A_FILE = f"Canary-{uuid4()}/ß"
+
+
+def forms(text: str) -> set[str]:
+    """Return the spellings in which a text may stand somewhere: as it is, escaped, or in base64 at any offset."""
+    raw = text.encode()
+    inside = {b64encode(bytes(shift) + raw)[4 if shift else 0 : -4].decode() for shift in range(3)}
+    return {text, json.dumps(text)[1:-1], repr(raw)[2:-1], quote(text), quote(text, safe=""), raw.hex(), *inside}
+
+
+def places_of(text: str, places: dict[str, str]) -> list[str]:
+    """Return where a text can be read."""
+    return [place for place, found in places.items() if any(form in found for form in forms(text))]
+
+
+def test_a_text_is_found_in_every_spelling() -> None:
+    for before in ("", "x", "xy"):
+        hidden = b64encode(f"{before}{CANARY}\n".encode()).decode()
+        assert any(form in hidden for form in forms(CANARY))
+    assert any(form in json.dumps({"password": CANARY}) for form in forms(CANARY))
 
 
 class ProcessWatch:
@@ -44,6 +69,9 @@ class ProcessWatch:
                 for name in ("cmdline", "environ"):
                     with contextlib.suppress(OSError):
                         self.seen.add((process / name).read_bytes().decode(errors="replace"))
+
+
+FILE = {"path": "/root/key", "secret_contents": OF_A_FILE}
 
 
 @pytest.fixture
@@ -77,10 +105,11 @@ def test_a_password_is_nowhere_on_its_way(guests: GuestWard, flower: str) -> Non
     with ProcessWatch() as processes, EventLog(guests.client.app) as log:
         vm = guests.new_guest("nova-agent")
         silent = guests.new_guest("unix", **guests.accident("mute", "password"))
+        spawning = {**request_for(put_image(guests).id), "admin_password": CANARY, "files": [FILE]}
         done = [
             guests.do("set_admin_password", vm, new_pass=CANARY),
-            guests.do("inject_file", vm, path="/root/key", secret_contents=CANARY),
-            guests.client.submit("spawn", {**request_for(put_image(guests).id), "admin_password": CANARY}),
+            guests.do("inject_file", vm, **FILE),
+            guests.client.submit("spawn", spawning),
         ]
         failing = [
             guests.do("set_admin_password", silent, new_pass=CANARY, timeout_s=1),
@@ -90,7 +119,8 @@ def test_a_password_is_nowhere_on_its_way(guests: GuestWard, flower: str) -> Non
         results = [guests.succeeded(handle, 60) for handle in done]
         failures = [failure_of(handle) for handle in failing]
         inside = guests.inside(vm)
-        assert (inside["passwords"]["root"], inside["files"]["/root/key"]["content"]) == (CANARY, CANARY), "it arrived"
+        assert (inside["passwords"]["root"], inside["files"]["/root/key"]["content"]) == (CANARY, OF_A_FILE)
+        assert results[2]["guest"]["done"] == ["file /root/key", "password"], "both arrived"
         time.sleep(0.2)
         pages = [fetched(f"{flower}/api/tasks?limit=1000"), fetched(f"{flower}/tasks")]
         pages += [fetched(f"{flower}/task/{handle.id}") for handle in done + failing]
@@ -112,4 +142,5 @@ def test_a_password_is_nowhere_on_its_way(guests: GuestWard, flower: str) -> Non
     assert done[0].id in everything["Flower"]
     assert "vmops-agent" in everything["processes"], "the plugin was seen at work"
     assert "set_admin_password" in everything["events"]
-    assert [place for place, text in everything.items() if CANARY in text] == []
+    assert places_of(CANARY, everything) == []
+    assert places_of(OF_A_FILE, everything) == ["processes"]

@@ -97,13 +97,21 @@ def test_the_guest_finds_its_name_networks_and_metadata(rig: Rig) -> None:
     picture = put_image(rig, properties={"auto_disk_config": "True"})
     info = {"label": "public", "ips": [{"ip": "10.0.0.5", "netmask": "255.255.255.0", "enabled": "1"}]}
     networks = [{"network": "xenbr0", "mac": "00:16:3E:aa:bb:cc", "info": info}, {"network": "xenbr0"}]
-    vm_rec = made(rig, picture, networks=networks, hostname="web.example", metadata={"a/b.c": 'say "hi"'})
+    vm_rec = made(
+        rig,
+        picture,
+        networks=networks,
+        hostname="web.example",
+        metadata={"a/b.c": 'say "hi"'},
+        agent={"provider": "rackspace"},
+    )
     data = vm_rec["xenstore_data"]
     assert json.loads(data.pop("vm-data/networking/00163EAABBCC")) == {**info, "mac": "00:16:3e:aa:bb:cc"}
     assert data == {
         "vm-data/hostname": "web.example",
         "vm-data/allowvssprovider": "false",
         "vm-data/auto-disk-config": "True",
+        "vm-data/provider_data/provider": "rackspace",
         "vm-data/user-metadata/a_b_c": '"say \\"hi\\""',
     }
 

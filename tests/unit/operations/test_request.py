@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 from worker.errors import RequestError, SecretInClear
-from worker.operations.request import Instance, InstanceRequest, Request, Secret, check, secret_fields
+from worker.operations.request import Instance, InstanceRequest, Request, Secret, check, secret_fields, with_secrets
+
+
+class Inner(BaseModel):
+    size: int = 0
+    token: Secret | None = None
 
 
 class Example(InstanceRequest):
@@ -16,6 +23,8 @@ class Example(InstanceRequest):
     size: int = 1
     password: Secret | None = None
     token: Secret = Secret(sealed="")
+    inner: Inner | None = None
+    inners: list[Inner] = Field(default=[])
 
 
 def refuse(values: dict[str, Any]) -> str:
@@ -84,5 +93,17 @@ class TestSecret:
         )
 
     def test_the_fields_that_hold_secrets_are_known(self) -> None:
-        assert secret_fields(Example) == ["password", "token"]
+        assert secret_fields(Example) == ["password", "token", "inner.token", "inners.*.token"]
         assert secret_fields(Request) == []
+
+    def test_they_are_changed_at_any_depth_and_nothing_else_is(self) -> None:
+        values = {"password": "a", "inner": {"token": "b", "size": 1}, "inners": [{"token": "c"}, {"size": 2}]}
+        before = deepcopy(values)
+        assert with_secrets(values, secret_fields(Example), str.upper) == {
+            "password": "A",
+            "inner": {"token": "B", "size": 1},
+            "inners": [{"token": "C"}, {"size": 2}],
+        }
+        assert values == before
+        for odd in ({"inner": "b", "inners": {"token": "c"}}, {"inner": None, "inners": ["c"]}):
+            assert with_secrets(odd, secret_fields(Example), str.upper) == odd
