@@ -369,3 +369,27 @@ def test_an_accident_in_the_pool_that_is_left_while_reverting(rig: TwoPools, acc
 @reverting_there.at_every_call
 def test_an_accident_in_the_pool_that_is_moved_to_while_reverting(rig: TwoPools, accident: Accident) -> None:
     reverting_there.endure(rig, accident)
+
+
+# -- live_migrate
+
+
+def move_live(rig: Rig, case: Case) -> Handle:
+    return rig.client.live_migrate(instance={"vm_uuid": case.made["uuid"]}, dest={"pool": "far"}, pool="lab")
+
+
+def assert_moved_live(rig: Rig, case: Case, handle: Handle) -> None:
+    """The VM runs in the other pool, with its disks, and nowhere else."""
+    result = of(rig).done(handle)
+    assert (result["vm_uuid"], result["power_state"]) == (case.made["uuid"], "Running")
+    assert of(rig).digests("far", result["disks"]) == case.contents
+    assert of(rig).vm("lab", uuid=case.made["uuid"]) is None
+
+
+LIVE = [("VM.add_to_other_config", 1), ("VM.assert_can_migrate", 1), ("Async.VM.migrate_send", 1)]
+moving_live = Matrix(LIVE, running, move_live, assert_moved_live, telling=())
+
+
+@moving_live.at_every_call
+def test_an_accident_while_a_vm_moves_as_it_runs(rig: TwoPools, accident: Accident) -> None:
+    moving_live.endure(rig, accident)

@@ -1,0 +1,53 @@
+"""A worker dies while it makes a disk smaller: what it has left in its folder is not taken for more than it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.matrix import kill_and_go_on
+from tests.integration.migration.test_shrinking import NOISE, disk_file, download, vm_with
+from tests.support.partitioned import mbr_span, tool
+from tests.support.two_pools import GIB, TwoPools
+
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.matrix]
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPools]:
+    """Two pools and a worker that is killed."""
+    options = ("--guest-writes", "0", "--boot-time", "20ms", "--shutdown-time", "20ms")
+    with TwoPools(tmp_path_factory.mktemp("rig"), simulator_options=options, store="directory") as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("pool", "call", "nth"),
+    [
+        pytest.param("lab", "GET /export_raw_vdi", 1, id="looking"),
+        pytest.param("lab", "GET /export_raw_vdi", 2, id="fetching the base"),
+        pytest.param("lab", "GET /export_raw_vdi", 4, id="fetching the difference"),
+        pytest.param("far", "PUT /import_raw_vdi", 2, id="sending the small disk"),
+    ],
+)
+def test_a_worker_that_dies_while_a_disk_becomes_smaller(
+    rig: TwoPools, tmp_path: Path, pool: str, call: str, nth: int
+) -> None:
+    made = vm_with(rig, disk_file(tmp_path), "small")
+    fault = rig.at(pool).add_fault(match=call, nth=nth, effect="pause")
+    handle = rig.migrate(made)
+    rig.at(pool).wait_for_hit(fault, 40)
+    kill_and_go_on(rig, rig.at(pool))
+    done = rig.done(rig.finish(rig.done(handle, 90), power_on=False))
+    begin, part = download(rig.far, tmp_path, done["disks"][0], GIB)
+    assert sum(mbr_span(begin)) == GIB
+    tool("e2fsck", "-fn", str(part))
+    out = tmp_path / "noise"
+    tool("debugfs", "-R", f"dump noise {out}", str(part))
+    assert out.read_bytes() == NOISE
+    rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
+    rig.assert_as_before(made, "small")
+    rig.remove_vms()
+    rig.assert_tidy()
