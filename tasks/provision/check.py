@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.parts.instances import INSTANCE, OPERATION
+from tasks.parts.instances import OPERATION, instance_uuid
 from tasks.provision.drive import check_drive
 from tasks.provision.filtering import check_groups
 from tasks.provision.guestdata import flag_of, guest_data, mac_of
@@ -88,6 +88,7 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings,
         plan={
             "instance": instance,
             "name": request.vm_name,
+            "description": description_of(request),
             "role": request.role,
             "image": {"id": image.id, "kind": image.disk_format},
             "device_id": image.properties.get("hw_device_id"),
@@ -105,6 +106,11 @@ def check_request(op: Op, pool: Session, images: ImageStore, settings: Settings,
             "guest": wishes,
         }
     )
+
+
+def description_of(request: BuildRequest) -> str:
+    """Return the description that the VM gets: for people, and to find a VM of the instance by."""
+    return f"{'rescue VM of ' if request.role else ''}instance {request.instance.uuid}"
 
 
 def vm_mode_of(request: BuildRequest, image: Image) -> str:
@@ -149,13 +155,20 @@ def check_size(request: BuildRequest, virtual_size: int) -> None:
 
 
 def _check_name(op: Op, pool: Session, request: BuildRequest) -> None:
-    for found in vm.matching(pool, name=request.vm_name):
-        if found.rec["other_config"].get(OPERATION) != op.id:
-            owner = found.rec["other_config"].get(INSTANCE, "no instance")
+    """Refuse a name that a VM bears, and an instance that has such a VM under another name, by its description."""
+    instance = str(request.instance.uuid)
+    for found in vm.like(pool, request.vm_name, description_of(request)):
+        if found.rec["other_config"].get(OPERATION) == op.id:
+            continue
+        name, owner = found.rec["name_label"], instance_uuid(found.rec)
+        which = f"Pool {pool.pool_name!r} has a VM called {name!r} already ({found.rec['uuid']}"
+        if owner is not None and owner.lower() == instance:
             raise InstanceExists(
-                f"Pool {pool.pool_name!r} has a VM called {request.vm_name!r} already ({found.rec['uuid']}, of "
-                f"{owner}): choose another name, or destroy that one."
+                f"{which}) of instance {instance}: {'unrescue' if request.role else 'destroy'} the instance first."
             )
+        if name == request.vm_name:
+            of = "of no instance" if owner is None else f"of instance {owner}"
+            raise InstanceExists(f"{which}, {of}): choose another name, or destroy that one.")
 
 
 class Facts:

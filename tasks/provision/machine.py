@@ -58,7 +58,7 @@ def _record(op: Op) -> dict[str, Any]:
     memory = str(flavor.memory_mb * MIB)
     return {
         "name_label": plan["name"],
-        "name_description": "",
+        "name_description": plan["description"],
         "user_version": "0",
         "is_a_template": False,
         "affinity": plan["affinity"],

@@ -18,6 +18,8 @@ ROLE_KEY = "vmops.role"
 #: `other_config` key of a VM that is being resized or moved, see `tasks.parts.migrated`.
 MIGRATION_KEY = "vmops.migration"
 _NAMED_IN_MESSAGE = 5
+#: What `is_guest` says, as a query.
+_GUEST = query.both(*(query.equal(field, "false") for field in ("is_a_snapshot", "is_a_template", "is_control_domain")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,21 @@ def matching(
         and (uuid is None or _is_instance(rec, uuid))
     ]
     return _present(found) if uuid is not None else found
+
+
+def like(session: Session, name: str, description: str) -> list[Found]:
+    """Return the VMs that bear the name or the description. One call, whose answer does not grow with the pool.
+
+    A query can compare a description, and cannot look into `other_config` (xapi.md 12.2).
+    """
+    wanted = [query.equal("name__label", name)] if query.can_quote(name) else []
+    condition = query.both(_GUEST, query.either(*wanted, query.equal("name__description", description)))
+    records: dict[str, dict[str, Any]] = session.call("VM.get_all_records_where", condition if wanted else _GUEST)
+    return [
+        Found(ref, rec)
+        for ref, rec in records.items()
+        if is_guest(rec) and (rec["name_label"] == name or rec["name_description"] == description)
+    ]
 
 
 def _present(found: list[Found]) -> list[Found]:
@@ -140,7 +157,7 @@ def _all(session: Session) -> list[Found]:
 
 
 def _condition(vm_uuid: str | None, name: str | None) -> str:
-    conditions = [query.equal(field, "false") for field in ("is_a_snapshot", "is_a_template", "is_control_domain")]
+    conditions = [_GUEST]
     if vm_uuid is not None and query.can_quote(vm_uuid):
         conditions.append(query.equal("uuid", vm_uuid.lower()))
     if name is not None and query.can_quote(name):

@@ -67,22 +67,6 @@ def test_an_instance_of_nova_can_be_rescued(ward: Ward, picture: Picture) -> Non
     assert_as_before(ward, patient)
 
 
-def test_costs_as_many_calls_in_a_large_pool_as_in_a_small_one(ward: Ward, picture: Picture) -> None:
-    """The small one is that of the crash matrix."""
-    ward.succeeded(ward.client.spawn(**request_for(new_patient(ward, running=False), picture, **OTHER)))
-    ward.simulator.control("POST", "vdis", {"count": 100, "size": 2 * MIB})
-    patient = new_patient(ward)
-    costs = []
-    for submit in (rescue, unrescue):
-        ward.simulator.reset_stats()
-        ward.succeeded(submit(ward, patient, *([picture] if submit is rescue else [])))
-        costs.append({name: count for name, count in ward.simulator.calls().items() if name not in LOOKS})
-    assert [sum(calls.values()) for calls in costs] == [26, 16], costs
-
-
-# -- how the VM is halted
-
-
 def test_a_guest_is_asked_to_shut_down_when_the_request_says_so(ward: Ward, picture: Picture) -> None:
     patient = new_patient(ward)
     handle = rescue(ward, patient, picture, clean_timeout_s=30)

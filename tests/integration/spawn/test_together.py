@@ -14,6 +14,7 @@ from tests.support.spawning import (
     request_for,
     spawn,
     succeeded,
+    vm_of,
 )
 from tests.support.worker import eventually
 
@@ -106,6 +107,20 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_touched(rig: Rig) ->
     text = refused(rig, spawn(rig, picture.id, instance={"name": name}), "InstanceExists")
     assert taken["uuid"] in text
     assert not {"VDI.create", "VM.create", "VDI.clone"} & rig.simulator.calls().keys()
+
+
+def test_an_instance_that_has_a_vm_under_another_name_is_refused_before_anything_is_touched(rig: Rig) -> None:
+    picture = put_image(rig)
+    first = spawn(rig, picture.id)
+    result = succeeded(rig, first)
+    uuid = vm_of(rig, result)["other_config"]["vmops.instance"]
+    rig.simulator.reset_stats()
+    text = refused(rig, spawn(rig, picture.id, instance={"uuid": uuid}), "InstanceExists")
+    assert result["name"] in text
+    assert not {"VDI.create", "VM.create", "VDI.clone"} & rig.simulator.calls().keys()
+    request = request_for(picture.id, instance={"uuid": uuid})
+    assert_spawned(rig, rig.client.spawn_rescue(**request), picture)
+    assert "unrescue" in refused(rig, rig.client.spawn_rescue(**request), "InstanceExists")
 
 
 def test_the_same_operation_id_twice_is_one_vm(rig: Rig) -> None:
