@@ -25,8 +25,6 @@ from tests.support.spawning import Picture, put_image, records
 from worker.client import Handle
 from worker.operations.states import State
 
-LOOKS = {"event.from", "task.get_record", "session.login_with_password"}
-OTHER = {"instance": {"uuid": "00000000-0000-4000-8000-000000000001", "name": "other"}, "start": "no"}
 
 
 @pytest.fixture
