@@ -80,7 +80,7 @@ $(GLANCE_VENV)/.installed: Makefile
 test-matrix: setup ## every operation killed and cut off, before and after every call (a quarter of an hour)
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m matrix $(ARGS)
 
-test-packets: setup ## more real packets (root; Debian: openvswitch-switch, iptables, ipset, ebtables, ethtool)
+test-packets: setup ## real packets (root; Debian: openvswitch-switch, iptables, ipset, ebtables, ethtool)
 	@$(BIN)/python -m pytest -m packets $(ARGS)
 
 test-rabbitmq: setup ## the engine on RabbitMQ (Debian: apt-get install rabbitmq-server)

@@ -12,7 +12,7 @@ import pytest
 from tests.packets import frames
 from tests.packets.lab import HEARD_S, SILENCE_S, Guest, Kind, Lab, obstacle, together
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.packets, pytest.mark.timeout(180)]
 
 ANY4, ANY6 = "0.0.0.0/0", "::/0"
 ICMP, TCP, UDP = 1, 6, 17
@@ -237,7 +237,6 @@ def test_rules_exchanged_under_traffic_neither_open_nor_cut(town: Town) -> None:
     assert town.out.does("close_streams")
 
 
-@pytest.mark.packets
 def test_members_come_and_go_without_their_rules_being_sent(town: Town) -> None:
     assert town.web2.does("tcp", address="10.0.0.3", port=5432, timeout_s=HEARD_S)
     town.lab.apply(members_web={"v4": ["10.0.0.1"], "v6": []})
@@ -246,7 +245,6 @@ def test_members_come_and_go_without_their_rules_being_sent(town: Town) -> None:
     assert town.out.does("tcp", address="10.0.0.3", port=5432, timeout_s=HEARD_S)
 
 
-@pytest.mark.packets
 def test_a_vif_that_is_unfiltered_is_open_and_the_others_are_not(town: Town) -> None:
     assert not town.out.does("tcp", address="10.0.0.3", port=22, timeout_s=SILENCE_S)
     assert town.lab.plugin("remove", vif_uuids=town.db.vif) == {"removed": 1}
@@ -255,7 +253,6 @@ def test_a_vif_that_is_unfiltered_is_open_and_the_others_are_not(town: Town) -> 
     assert town.lab.plugin("remove", vif_uuids=town.db.vif) == {"removed": 0}
 
 
-@pytest.mark.packets
 def test_what_was_lost_is_noticed_and_restored(town: Town) -> None:
     if town.lab.kind == "ovs":
         town.lab.restart_switch()
