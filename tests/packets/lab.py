@@ -23,6 +23,7 @@ from uuid import uuid4
 from simulator.dom0.answers import Ended, request, result
 from simulator.dom0.dom0 import Dom0
 from tests.support.servers import keep
+from tests.support.worker import eventually
 from worker.cli.embedded import ManagedProcess
 
 ROOT = Path(__file__).parents[2]
@@ -197,6 +198,7 @@ class Lab:
         """Kill the switch and start it again, with no flows but what the bridge has by itself."""
         self._vswitchd.kill()
         self._start(self._vswitchd)
+        eventually(lambda: self.host("ovs-ofctl", "show", BRIDGE, check=False))
 
     def _daemon(self, program: str, *arguments: str) -> ManagedProcess:
         argv = ["ip", "netns", "exec", self._name, program, f"--pidfile={self._folder}/{program}.pid", *arguments]
