@@ -26,7 +26,6 @@ from worker.client import Handle
 from worker.operations.states import State
 
 
-
 @pytest.fixture
 def picture(ward: Ward) -> Picture:
     """The image that rescue VMs are made of."""
