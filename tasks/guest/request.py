@@ -8,12 +8,11 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from tasks.parts.guest_file import GuestFile
 from worker.guest.agent import check_md5, check_url
-from worker.guest.networkdata import NetworkDocument
+from worker.guest.networkdata import Hostname, NetworkDocument
 from worker.operations.request import InstanceRequest, Secret
 
 _VM: dict[str, Any] = {"name": "web01"}
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
-Hostname = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$")]
 OsType = Annotated[
     Literal["linux", "windows"] | None, Field(default=None, description="Default: what the guest's tools report.")
 ]

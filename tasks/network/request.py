@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from tasks.provision.request import MacAddress, Network
+from tasks.provision.request import Network
+from worker.guest.networkdata import MacAddress
 from worker.operations.request import InstanceRequest
 
 

@@ -43,4 +43,7 @@ class GuestFile(BaseModel):
         """Return the contents unless they are secret. Raises ValueError for what is no base64."""
         if self.contents_base64 is None:
             return (self.contents or "").encode()
-        return b64decode(self.contents_base64, validate=True)
+        try:
+            return b64decode(self.contents_base64, validate=True)
+        except ValueError:
+            raise ValueError("contents_base64 is no base64") from None

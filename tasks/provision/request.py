@@ -11,13 +11,12 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from tasks.parts.guest_file import GuestFile
+from worker.guest.networkdata import Hostname, MacAddress
 from worker.network.desired import addresses_told
 from worker.network.rules import GroupId
 from worker.operations.request import Request, Secret
 from worker.settings import AgentBuild, Provider
 
-MacAddress = Annotated[str, StringConstraints(pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$", to_lower=True)]
-Hostname = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$")]
 #: Keys that may stand below vm-data/user-metadata in XenStore (operations.md 3.3).
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^[^\r\n]+$", max_length=16 << 10)]

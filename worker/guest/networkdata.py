@@ -20,6 +20,7 @@ FOLDER = "vm-data/networking"
 HOSTNAME = "vm-data/hostname"
 
 MacAddress = Annotated[str, StringConstraints(pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$", to_lower=True)]
+Hostname = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$")]
 _MAC12 = re.compile(r"[0-9A-F]{12}")
 _WINDOWS_NAME_LENGTH = 15
 _LABEL_LENGTH = 255

@@ -14,7 +14,7 @@ from worker.client import Handle
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("number", "work_s", "patience_s"),
-    [pytest.param(12, 1, 10, id="some"), pytest.param(200, 5, 30, id="200", marks=pytest.mark.matrix)],
+    [pytest.param(16, 1, 10, id="some"), pytest.param(200, 5, 30, id="200", marks=pytest.mark.matrix)],
 )
 def test_silent_agents_hold_no_worker_and_delay_nobody(
     guests: GuestWard, number: int, work_s: int, patience_s: int
@@ -41,10 +41,10 @@ def test_silent_agents_hold_no_worker_and_delay_nobody(
     rest = everybody[1::2]
     span_s, rest_s = _span_s(everybody), _span_s(rest)
     with_slots_s, rest_with_slots_s = _sum_s(everybody) / slots, _sum_s(rest) / slots
-    assert span_s < with_slots_s / 2, f"{span_s=}; with a slot held by each wait it would be {with_slots_s=}"
+    assert span_s < with_slots_s, f"{span_s=}; with a slot held by each wait it could be no less than {with_slots_s=}"
     assert rest_s < span_s, "those that answer do not wait for those that do not"
     if number > 100:
-        assert rest_s < rest_with_slots_s / 2, f"nor for each other: {rest_s=}, {rest_with_slots_s=}"
+        assert rest_s < rest_with_slots_s, f"nor for each other: {rest_s=}, {rest_with_slots_s=}"
 
 
 def _wait_of(guests: GuestWard, handle: Handle) -> tuple[float, float]:
