@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 Level = Literal["good", "note", "bad"]
 _ANSWER_S = 40.0
 _NO_PACK = (
-    "get_console_output, what needs the agent in the guest, live XenStore records and the firewall are refused there"
+    "get_console_output, what needs the agent in the guest, live XenStore records, kernel files and the firewall are "
+    "refused there"
 )
 
 
