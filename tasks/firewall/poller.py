@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from celery.utils.log import get_task_logger
 
 from tasks.parts import filtering
-from worker.errors import VmopsError, XenAPIFailure
+from worker.errors import XenAPIFailure
 from worker.network.enforcement import Backend, Enforcer
 from worker.network.groups import Groups
 from worker.operations.query import query
@@ -53,12 +53,7 @@ def _tick(pool: Session, groups: Groups, enforcer: Enforcer, settings: Settings)
     if not is_changed and groups.kept(_QUIET):
         return {"hosts": [], "failures": {}}
     picture = filtering.look(pool, groups)
-    for host in picture.hosts:
-        if groups.had(host.rec["uuid"]) or picture.objects(host):
-            try:
-                enforcer.verify(host.ref, host.rec, settings.firewall_verify_s)
-            except VmopsError as error:
-                picture.failures[host.ref] = error
+    filtering.verify(picture, enforcer, settings.firewall_verify_s)
     filtering.enforce(picture, enforcer, [one for one in picture.hosts if one.ref not in picture.failures])
     names = {host.ref: host.name for host in picture.hosts}
     for ref, failure in picture.failures.items():

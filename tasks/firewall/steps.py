@@ -18,6 +18,8 @@ from worker.xenapi import event, vm_power
 from worker.xenapi.session import Session
 from worker.xenapi.vm import is_guest
 
+_PATIENCE_S = 5.0
+
 
 @step
 def keep_rules(op: Op, groups: Groups, settings: Settings) -> None:
@@ -28,23 +30,29 @@ def keep_rules(op: Op, groups: Groups, settings: Settings) -> None:
         _assert_known(op, groups, request.security_group_id)
         return
     name = f"rules:{request.security_group_id}"
-    op.set_result(version=groups.write(name, compiled(request.rules), op.id, request.version))
+    op.set_result(version=groups.write(name, compiled(request.rules), op.id, request.version)[0])
 
 
 @step
 def keep_members(op: Op, pool: Session, groups: Groups) -> None:
-    """Keep who is in the group; mark those VMs of the pool, and no others, as its members."""
+    """Keep who is in the group; mark those VMs of the pool, and no others, as its members. Raises Wait."""
     request = op.request(MembersRequest)
     group = request.security_group_id
     if request.members is None:
         return
     elsewhere = sorted({str(one) for member in request.members for one in member.addresses})
-    version = groups.write(f"members:{group}", elsewhere, op.id, request.version)
-    op.set_result(version=version)
-    if request.version is not None and request.version != version:
-        op.note(f"version {version} is known already")
-        return
     wanted = {str(member.instance) for member in request.members if member.instance}
+    with op.inside(f"members of {group}", patience_s=_PATIENCE_S):  # of two lists one, not some of each
+        version, is_newest = groups.write(f"members:{group}", elsewhere, op.id, request.version)
+        op.set_result(version=version)
+        if is_newest:
+            _mark(op, pool, group, wanted)
+        else:
+            op.note(f"version {version} is known already")
+
+
+def _mark(op: Op, pool: Session, group: str, wanted: set[str]) -> None:
+    """Mark the VMs of these instances, and no others, as members."""
     key, joined, left = f"{GROUP_KEY}{group}", [], []
     for (cls, ref), rec in event.records(pool, ["VM"]).items():
         if cls != "vm" or not is_guest(rec):
@@ -65,7 +73,7 @@ def keep_provider_rules(op: Op, groups: Groups, settings: Settings) -> None:
     request = op.request(ProviderRequest)
     _assert_rules_are_enforced(op, settings)
     if request.rules is not None:
-        op.set_result(version=groups.write("provider", compiled(request.rules), op.id, request.version))
+        op.set_result(version=groups.write("provider", compiled(request.rules), op.id, request.version)[0])
 
 
 @step

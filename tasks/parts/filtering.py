@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from worker.errors import VmopsError
 from worker.network import desired
@@ -17,7 +19,11 @@ from worker.resources import groups_of
 from worker.xenapi import event
 from worker.xenapi.session import Session
 
+#: Half of a process's connections to a pool, by default.
+_AT_A_TIME = 4
 _CLASSES = ("VM", "VIF", "network", "host", "host_metrics")
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -65,13 +71,38 @@ def look(pool: Session, groups: Groups) -> Picture:
 
 
 def enforce(picture: Picture, enforcer: Enforcer, hosts: Iterable[Host]) -> None:
-    """Let these hosts have what they shall have. What fails at one is noted, and the others go on."""
-    for host in hosts:
+    """Let these hosts have what they shall have, some at a time. What fails at one is noted, and the others go on."""
+    asked = list(hosts)
+    for host, is_called in zip(asked, _at_each(picture, asked, partial(_apply, picture, enforcer)), strict=True):
+        if is_called:
+            picture.called.append(host.name)
+
+
+def verify(picture: Picture, enforcer: Enforcer, valid_s: float) -> None:
+    """Ask the hosts that were not asked for `valid_s` what they have. What fails at one that needs it is noted."""
+    asked = [host for host in picture.hosts if picture.objects(host) or not enforcer.is_idle(host.rec)]
+    _at_each(picture, asked, lambda host: enforcer.verify(host.ref, host.rec, picture.generation, valid_s))
+    for host in asked:
+        if not picture.objects(host):
+            picture.failures.pop(host.ref, None)
+
+
+def _apply(picture: Picture, enforcer: Enforcer, host: Host) -> bool:
+    return enforcer.apply(host.ref, host.rec, picture.objects(host), picture.generation)
+
+
+def _at_each(picture: Picture, hosts: list[Host], call: Callable[[Host], Answer]) -> list[Answer | None]:
+    """Call for each host, for some at a time; note what fails."""
+    with ThreadPoolExecutor(_AT_A_TIME) as threads:
+        futures = [threads.submit(call, host) for host in hosts]
+    answers: list[Answer | None] = []
+    for host, future in zip(hosts, futures, strict=True):
         try:
-            if enforcer.apply(host.ref, host.rec, picture.objects(host), picture.generation):
-                picture.called.append(host.name)
+            answers.append(future.result())
         except VmopsError as error:
             picture.failures[host.ref] = error
+            answers.append(None)
+    return answers
 
 
 def spread(pool: Session, groups: Groups, enforcer: Enforcer) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from tasks.parts import filtering
-from tasks.parts.power import NULL
 from tasks.provision.request import BuildRequest
-from worker.errors import FirewallUnsupported, SecurityGroupUnknown
+from worker.errors import FirewallUnsupported, NoValidHost, SecurityGroupUnknown
 from worker.network.enforcement import Backend, Enforcer
 from worker.network.groups import Groups
 from worker.operations.definition import step
@@ -44,13 +43,12 @@ def filter_vifs(op: Op, pool: Session, groups: Groups, enforcer: Enforcer) -> No
         return
     picture = filtering.look(pool, groups)
     plan = op.data["plan"]
-    asked = [host for host in picture.hosts if plan["affinity"] in {NULL, host.ref}]
+    asked = [host for host in picture.hosts if host.ref == plan["affinity"]] or picture.hosts
     filtering.enforce(picture, enforcer, asked)
     able = [host for host in asked if host.ref not in picture.failures]
     if not able:
-        for error in picture.failures.values():
-            raise error
-    if plan["affinity"] == NULL and not picture.failures:
+        raise next(iter(picture.failures.values()), NoValidHost(f"No host of pool {pool.pool_name!r} is alive."))
+    if len(able) == len(picture.hosts):
         return
     for host in asked:
         if host.ref in picture.failures:

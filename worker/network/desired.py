@@ -31,6 +31,7 @@ API = 1
 MAX_DOCUMENT_BYTES = 130_000
 _INSTANCE_KEYS = ("vmops.instance", "nova_uuid")
 _MOVES = frozenset({"pool_migrate", "migrate_send"})
+_NULL = "OpaqueRef:NULL"
 
 Records = Mapping[tuple[str, str], dict[str, Any]]
 Objects = dict[str, Any]
@@ -107,10 +108,10 @@ def filtered(records: Records) -> list[Vif]:
 def on_host(vifs: Iterable[Vif], host_ref: str, known: Known) -> Objects:
     """Return what a host shall have. What the store does not know is left out: the host keeps what it has of it."""
     every = list(vifs)
-    here: dict[str, Vif] = {}
+    here: dict[tuple[str, str], Vif] = {}
     for vif in sorted(every, key=_is_elsewhere):
         if vif.host_ref in (None, host_ref):
-            here.setdefault(vif.value["mac"], vif)
+            here.setdefault((vif.value["bridge"], vif.value["mac"]), vif)
     objects: Objects = {f"vif:{vif.uuid}": vif.value for vif in here.values()}
     if not objects:
         return {}
@@ -203,5 +204,5 @@ def _instances(vm_rec: Mapping[str, Any]) -> set[str]:
 def _place(vm_rec: Mapping[str, Any]) -> str | None:
     """Return the host of a VM that runs and stays; XAPI calls a running VM Running or Paused."""
     is_moving = bool(_MOVES & set(vm_rec["current_operations"].values()))
-    is_there = vm_rec["power_state"] in {"Running", "Paused"} and not is_moving
+    is_there = vm_rec["power_state"] in {"Running", "Paused"} and vm_rec["resident_on"] != _NULL and not is_moving
     return str(vm_rec["resident_on"]) if is_there else None

@@ -18,7 +18,7 @@ from worker.errors import FirewallUnsupported, PluginUnsupported
 from worker.network import desired
 from worker.network.desired import Objects
 from worker.network.groups import Groups
-from worker.xenapi import plugin
+from worker.xenapi import host, plugin
 from worker.xenapi.session import Session
 
 _FIREWALL, _INFO = "vmops-firewall", "vmops-info"
@@ -86,30 +86,44 @@ class Enforcer:
 
         What it has already is not sent. Raises FirewallUnsupported, and as `plugin.call` does.
         """
-        uuid = str(host_rec["uuid"])
-        changed, gone = desired.changes(objects, self._groups.had(uuid))
+        name = _name(host_rec)
+        had = self._groups.had(name) or {}
+        changed, gone = desired.changes(objects, had)
         if not changed and not gone:
             return False
         backend = self.backend(host_ref, host_rec)
         if not backend.has_rules:
             return False
+        dropped = [key for key in had if key not in objects]
+        texts = list(desired.documents(changed, gone, backend, generation))
+        self._groups.begin(name, generation, [*changed, *dropped])
         try:
-            for arguments in desired.documents(changed, gone, backend, generation):
+            for arguments in texts:
                 plugin.call(self._session, host_ref, _FIREWALL, "apply", arguments)
         except PluginUnsupported:
-            self._groups.drop(f"capabilities:{uuid}")
+            self._groups.drop(f"capabilities:{host_rec['uuid']}")
             raise
-        needed = set(objects)
-        dropped = [key for key in self._groups.had(uuid) or {} if key not in needed]
-        self._groups.note(uuid, desired.digests(changed), dropped)
+        self._groups.note(name, generation, desired.digests(changed), dropped)
         return True
 
-    def verify(self, host_ref: str, host_rec: Mapping[str, Any], valid_s: float) -> None:
-        """Ask a host what it has, unless it was asked not long ago; let it enforce again what it has lost."""
-        uuid = str(host_rec["uuid"])
-        if self._groups.is_verified(uuid) or not self.backend(host_ref, host_rec).has_rules:
+    def is_idle(self, host_rec: Mapping[str, Any]) -> bool:
+        """Tell whether a host has said that it enforces nothing."""
+        return self._groups.had(_name(host_rec)) == {}
+
+    def verify(self, host_ref: str, host_rec: Mapping[str, Any], generation: int, valid_s: float) -> None:
+        """Ask a host what it has, unless it was asked not long ago; let it enforce again what it has lost.
+
+        Raises FirewallUnsupported, and as `plugin.call` does.
+        """
+        name = _name(host_rec)
+        if self._groups.is_verified(name) or not self.backend(host_ref, host_rec).has_rules:
             return
         said = plugin.call(self._session, host_ref, _FIREWALL, "dump", {})
         if not said["is_live"]:
             plugin.call(self._session, host_ref, _FIREWALL, "restore", {})
-        self._groups.note_all(uuid, said["objects"], valid_s)
+        self._groups.note_all(name, generation, said["objects"], valid_s)
+
+
+def _name(host_rec: Mapping[str, Any]) -> str:
+    """Return a host's name in the store: what it has enforced is gone when it boots."""
+    return f"{host_rec['uuid']}:{host.boot_time_of(host_rec)}"

@@ -62,7 +62,11 @@ class Rule(BaseModel):
                 fields[name] = None
         prefix = fields.get("remote_ip_prefix")
         if isinstance(prefix, str):
-            fields["remote_ip_prefix"] = ip_network(prefix, strict=False)
+            try:
+                fields["remote_ip_prefix"] = ip_network(prefix, strict=False)
+            except ValueError:
+                text = f"remote_ip_prefix {prefix!r} is no network: give one such as 10.1.0.0/16 or fd00::/8"
+                raise ValueError(text) from None
         return fields
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from worker.xenapi.session import Session
@@ -19,7 +20,7 @@ def boot_time(session: Session, host_ref: str) -> str:
     return boot_time_of(session.call("host.get_record", host_ref))
 
 
-def boot_time_of(host_rec: dict[str, Any]) -> str:
+def boot_time_of(host_rec: Mapping[str, Any]) -> str:
     """Return what tells one boot of a host from the others, empty when XAPI has not noted it."""
     return str(host_rec["other_config"].get("boot_time", ""))
 

@@ -30,8 +30,8 @@ _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 #: A number of connection tracking's zone, and of a packet's mark: one for each VIF.
 _ZONES = 65535
-#: So long is remembered that a VIF is no more, in generations: what is older comes late no more.
-_REMEMBERED = 10000
+#: So long is remembered that a VIF is no more, in generations, which are milliseconds: a day.
+_REMEMBERED = 86_400_000
 
 
 class Rule(NamedTuple):
