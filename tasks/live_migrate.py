@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.parts import power
 from tasks.parts.calls import carry_out, until_ended
 from tasks.parts.filtering import make_ready
-from tasks.parts.instances import DISK, hold_of, take
+from tasks.parts.instances import DISK, hold_of, is_copy, take_fresh
 from tasks.parts.migrated import refuse_migrating
 from tasks.provision.check import NULL, Facts
 from tasks.provision.networks import find_network
@@ -78,7 +78,7 @@ def choose_place(op: Op, pool: Session, pools: Pools) -> None:
     """Find the VM, the host, and how it gets there. Changes nothing."""
     request = op.request(LiveMigrateRequest)
     there = pools(request.dest.pool or pool.pool_name)
-    found = take(op, pool)
+    found = take_fresh(op, pool)
     refuse_migrating(found.rec, "moved")
     is_far = there.pool_name != pool.pool_name
     if is_far:
@@ -156,7 +156,7 @@ def _management(records: Records, host_ref: str) -> str:
 
 
 def stay(op: Op, pool: Session, pools: Pools) -> None:
-    """Ask the pool to give up the move, wait for what comes of it, and take the mark off. Raises Wait."""
+    """Ask the pool to give up the move, wait for what comes of it, and put the marks right. Raises Wait."""
     task_ref = op.data.get("begun", {}).get(op.data["how"])
     if task_ref:
         power.call_off(pool, task_ref)
@@ -164,10 +164,10 @@ def stay(op: Op, pool: Session, pools: Pools) -> None:
     moves = vm_power.moves(rec) if rec else {}
     if moves:
         raise until_ended(sorted(moves), "the pool gives up the move", _DEADLINE_S)
-    for where in (pool, pools(op.data["there"])):
+    there = pools(op.data["there"])
+    for where in (pool,) if there.pool_name == pool.pool_name else (pool, there):
         for found in vm.matching(where, vm_uuid=op.data["vm"]["uuid"]):
-            if found.rec["other_config"].get(MARK) == op.id:
-                vm_power.remove_from_other_config(where, found.ref, MARK)
+            _put_right(op, where, found)
 
 
 @step(undo=stay, weight=20)
@@ -227,6 +227,21 @@ def _begin(op: Op, pool: Session, there: Session) -> str:
     return vm_power.begin_migrate_send(pool, vm_ref, dest, maps)
 
 
+def _put_right(op: Op, where: Session, found: Found) -> dict[str, dict[str, Any]]:
+    """Take the move's marks off the VM and its disks, which may be new ones; return the disks."""
+    if found.rec["other_config"].get(MARK) == op.id:
+        vm_power.remove_from_other_config(where, found.ref, MARK)
+    refs = [disk.vdi_ref for disk in vbd.disks_of(where, found.ref)]
+    records = event.records(where, [f"VDI/{ref}" for ref in refs]) if refs else {}
+    for ref in refs:
+        rec = records["vdi", ref]
+        if is_copy(ref, rec) and rec["other_config"][DISK] in op.data["vdi_map"]:
+            vdi.add_to_other_config(where, ref, DISK, ref)
+        if _MIRROR in rec["sm_config"]:
+            vdi.remove_from_sm_config(where, ref, _MIRROR)
+    return {ref: records["vdi", ref] for ref in refs}
+
+
 @step
 def settle(op: Op, pools: Pools) -> None:
     """Put the marks right on what is new, and say where the VM is."""
@@ -235,23 +250,14 @@ def settle(op: Op, pools: Pools) -> None:
     if not arrived:
         raise InstanceNotFound(f"{power.title(op.data['vm'])} is not in pool {there.pool_name!r}: look for it.")
     found = arrived[0]
-    if MARK in found.rec["other_config"]:
-        vm_power.remove_from_other_config(there, found.ref, MARK)
-    refs = [disk.vdi_ref for disk in vbd.disks_of(there, found.ref)]
-    records = event.records(there, [*(f"VDI/{ref}" for ref in refs), "host"])
-    for ref in refs:
-        rec = records["vdi", ref]
-        if rec["other_config"].get(DISK, ref) != ref:
-            vdi.add_to_other_config(there, ref, DISK, ref)
-        if _MIRROR in rec["sm_config"]:
-            vdi.remove_from_sm_config(there, ref, _MIRROR)
-    resident = records.get(("host", found.rec["resident_on"]), {}).get("uuid")
+    disks = _put_right(op, there, found)
+    resident = event.records(there, ["host"]).get(("host", found.rec["resident_on"]), {}).get("uuid")
     op.set_result(
         vm_uuid=found.rec["uuid"],
         pool=there.pool_name,
         host=resident,
         power_state=found.rec["power_state"],
-        disks=[records["vdi", ref]["uuid"] for ref in refs],
+        disks=[rec["uuid"] for rec in disks.values()],
     )
 
 

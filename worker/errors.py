@@ -176,6 +176,10 @@ class StorageUnsupported(PermanentError):
     """The disk's storage repository cannot do what the operation needs."""
 
 
+class StorageFull(PermanentError):
+    """A storage repository has no room for what shall be put there."""
+
+
 class ImageNotFound(PermanentError):
     """The image store has no such image (any more)."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.migration.request import MigrateRequest
 from tasks.parts.disks import is_volume
-from tasks.parts.instances import ROLE, hold_of, instance_uuid, take
+from tasks.parts.instances import ROLE, hold_of, instance_uuid, take_fresh
 from tasks.parts.migrated import LEFT_NAME, refuse_migrating
 from tasks.parts.power import assert_unlocked, refuse_state
 from tasks.parts.snapshots import why_never
@@ -17,6 +17,7 @@ from worker.errors import (
     InsufficientFreeMemory,
     RequestError,
     ResizeRefused,
+    StorageFull,
     StorageUnsupported,
 )
 from worker.operations.definition import step
@@ -40,7 +41,7 @@ def look_at_both(op: Op, pool: Session, pools: Pools) -> None:
     """Find the VM and the destination, have both to oneself, choose how each disk goes. Refuses what cannot work."""
     request = op.request(MigrateRequest)
     there = pools(request.dest.pool)
-    found = take(op, pool)
+    found = take_fresh(op, pool)
     _check_vm(found.rec)
     queue = request.on_conflict == "wait"
     op.hold(hold_of(found.rec), queue=queue, pool=there.pool_name)
@@ -53,6 +54,7 @@ def look_at_both(op: Op, pool: Session, pools: Pools) -> None:
         raise DiskNotFound(f"VM {found.rec['name_label']!r} has no disk of its own: there is nothing to move.")
     _choose_storage(request, plans, facts, is_same_pool=there.pool_name == pool.pool_name)
     _check_flavor(request, plans)
+    check_room(plans, records, there.pool_name)
     is_here = found if there.pool_name == pool.pool_name else None
     _check_hosts(request, there, facts, is_here, sorted({disk["target_sr_ref"] for disk in plans}))
     op.remember(
@@ -108,6 +110,8 @@ def _plan(pool: Session, vbd_rec: dict[str, Any], here: Records, vm_rec: dict[st
         "name_label": vdi_rec["name_label"],
         "role": next((marks[key] for key in _ROLES if key in marks), ""),
         "size": int(vdi_rec["virtual_size"]),
+        # What a VHD holds by itself, without its parents: so much at least has to be written.
+        "own_bytes": 0 if _is_thick(here["sr", vdi_rec["SR"]]) else int(vdi_rec["physical_utilisation"]),
     }
 
 
@@ -148,6 +152,25 @@ def _check_flavor(request: MigrateRequest, plans: list[dict[str, Any]]) -> None:
             f"The VM has {has / GIB:.1f} GiB of ephemeral disks and the flavor {request.instance_type.ephemeral_gb}: "
             "they cannot be made smaller. Choose a flavor with at least as much."
         )
+
+
+def _is_thick(sr_rec: dict[str, Any]) -> bool:
+    """Tell whether a disk takes its whole size from the beginning (xapi.md 6.3)."""
+    return str(sr_rec["type"]).startswith("lvm")
+
+
+def check_room(plans: list[dict[str, Any]], there: Records, pool_name: str) -> None:
+    """Raise StorageFull where the disks have no room for certain; what their parents hold is not known here."""
+    for sr_ref in {disk["target_sr_ref"] for disk in plans}:
+        rec = there["sr", sr_ref]
+        incoming = [disk for disk in plans if disk["target_sr_ref"] == sr_ref and disk["transport"] != CLONE]
+        needed = sum(disk["size"] if _is_thick(rec) else min(disk["own_bytes"], disk["size"]) for disk in incoming)
+        free = int(rec["physical_size"]) - int(rec["physical_utilisation"])
+        if int(rec["physical_size"]) > 0 and needed > free:
+            raise StorageFull(
+                f"Storage repository {rec['name_label']!r} of pool {pool_name!r} has {max(free, 0) // MIB} MiB left, "
+                f"and the disks take {needed // MIB} MiB at least: make room there, or name another one with dest.sr."
+            )
 
 
 def _check_hosts(request: MigrateRequest, there: Session, facts: Facts, own: Found | None, sr_refs: list[str]) -> None:

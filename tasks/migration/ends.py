@@ -15,7 +15,6 @@ from tasks.migration import back
 from tasks.migration.request import ConfirmRequest, RevertRequest
 from tasks.parts import power
 from tasks.parts.calls import destroy
-from tasks.parts.disks import is_volume
 from tasks.parts.instances import hold_of
 from tasks.parts.migrated import (
     CARRIED,
@@ -33,7 +32,7 @@ from worker.operations.op import Op
 from worker.operations.request import InstanceRequest
 from worker.resources import Pools
 from worker.retry import Kind, kind_of
-from worker.xenapi import event, vbd, vm, vm_power
+from worker.xenapi import event, vm, vm_power
 from worker.xenapi.session import Session
 from worker.xenapi.vm import MIGRATION_KEY, Found
 
@@ -98,24 +97,12 @@ def find_finished(op: Op, pool: Session, pools: Pools) -> None:
         mark=mark.plain(),
         left=left and {"ref": left.ref, "uuid": left.rec["uuid"], "state": _state_of(left)},
         made={"ref": made.ref, "uuid": made.rec["uuid"], "state": _state_of(made)},
-        disks=_disks(pools(mark.source["pool"]), left),
     )
 
 
 def _state_of(found: Found) -> list[Any]:
     mark = back.required(Mark.of(found.rec), found.rec)
     return [mark.state, mark.entered, mark.operation]
-
-
-def _disks(here: Session, left: Found | None) -> list[dict[str, Any]]:
-    """Return the disks of the VM that is left, as what they are to it."""
-    if left is None:
-        return []
-    return [
-        {"vdi_ref": rec["VDI"], "is_volume": is_volume(rec)}
-        for rec in vbd.of_vm(here, left.ref).values()
-        if rec["type"] == "Disk" and not rec["empty"]
-    ]
 
 
 def leave_confirm(op: Op, pool: Session, pools: Pools) -> None:
@@ -170,15 +157,14 @@ def remove_left_vm(op: Op, pools: Pools) -> None:
 
 @step
 def remove_left_disks(op: Op, pools: Pools) -> None:
-    """Destroy the disks that were carried over, by the mark that says so. Volumes, and disks that others have, stay."""
+    """Destroy the disks that were carried over, by the marks that say so. Those that another VM has stay."""
     if op.data.get("skip"):
         return
     mark = _mark(op)
     here = pools(mark.source["pool"])
-    refs = [disk["vdi_ref"] for disk in op.data["disks"] if not disk["is_volume"]]
-    records = event.records(here, [f"VDI/{ref}" for ref in refs]) if refs else {}
-    for (_, ref), rec in records.items():
-        is_proven = rec["other_config"].get(CARRIED) == mark.migration and not rec["is_a_snapshot"]
+    carried = {disk["source_ref"]: disk["made_from"] for disk in mark.disks}
+    for (_, ref), rec in event.records(here, [f"VDI/{ref}" for ref in carried]).items():
+        is_proven = rec["uuid"] == carried[ref] and rec["other_config"].get(CARRIED) == mark.migration
         if is_proven and not rec["VBDs"]:
             destroy(op, here, ref)
             op.remember(removed=sorted({rec["uuid"], *op.data.get("removed", [])}))

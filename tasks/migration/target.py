@@ -103,7 +103,7 @@ def local_disk(op: Op, disk: Disk, settings: Settings) -> LocalDisk:
     """Return the worker's own files for a disk that becomes smaller."""
     kind, start, size = disk.get("layout", ("none", 0, disk["virtual_size"]))
     layout = Layout(kind, disk["virtual_size"], start, size)
-    return LocalDisk(settings.work_dir, f"{op.id}-{disk['userdevice']}", layout)
+    return LocalDisk(settings.work_dir, f"{op.id}-{disk['userdevice']}", layout, disk.get("snapshot_ref") or "")
 
 
 def _label(disk: Disk) -> str:
@@ -164,11 +164,10 @@ def end_exports(op: Op, pool: Session) -> None:
 # -- within a pool
 
 
-def copy_into(op: Op, pool: Session, disk: Disk, source_ref: str, vdi_ref: str, base_ref: str | None = None) -> None:
+def copy_into(op: Op, pool: Session, source_ref: str, vdi_ref: str, base_ref: str | None = None) -> None:
     """Let XAPI copy a disk, or its difference from `base_ref`, into another one. Raises Wait."""
     begin = partial(vdi.start_copy_into, pool, source_ref, vdi_ref, base_ref)
-    what = "difference" if base_ref else "base"
-    carry_out(op, pool, f"copy {what} of {disk['vdi_uuid']}", begin, "the pool is copying a disk")
+    carry_out(op, pool, f"copy {source_ref} into {vdi_ref}", begin, "the pool is copying a disk")
 
 
 def make_clone(op: Op, pool: Session, disk: Disk) -> None:

@@ -6,6 +6,8 @@ looked at before that, so that what can never fit is refused while nothing has h
 
 from __future__ import annotations
 
+from functools import partial
+
 from tasks.migration.check import CLONE, COPY, SHRINK, STREAM
 from tasks.migration.source import assert_halted
 from tasks.migration.target import (
@@ -42,9 +44,7 @@ def send_base(op: Op, pool: Session, pools: Pools, settings: Settings) -> None:
             if disk["transport"] == STREAM:
                 _stream_base(op, pool, there, disk, watch)
             elif disk["transport"] == COPY:
-                target = disk.get("target") or {}
-                vdi_ref = target.get("vdi_ref") or new_target(op, there, disk, disk["size"])
-                copy_into(op, pool, disk, disk["snapshot_ref"], vdi_ref)
+                _copy_base(op, pool, there, disk)
             else:
                 _fetch_base(op, pool, disk, settings, watch)
         disk["has_base"] = disk["snapshot_ref"]
@@ -59,11 +59,22 @@ def _stream_base(op: Op, pool: Session, there: Session, disk: Disk, watch: Watch
     _count(disk, "base", head.length)
 
 
+def _copy_base(op: Op, pool: Session, there: Session, disk: Disk) -> None:
+    """Let the pool copy the base. What another snapshot has gone into is no base: a copy may leave out zeros."""
+    if not disk.get("target") or disk.get("copied_from") != disk["snapshot_ref"]:
+        new_target(op, there, disk, disk["size"])
+        disk["copied_from"] = disk["snapshot_ref"]
+        op.remember(disks=op.data["disks"])
+    copy_into(op, pool, disk["snapshot_ref"], disk["target"]["vdi_ref"])
+
+
 def _fetch_base(op: Op, pool: Session, disk: Disk, settings: Settings, watch: Watch) -> None:
     """Look at the disk's beginning, and fetch all of it only if its file system can become as small as it must."""
     with exported(op, pool, disk, disk["snapshot_ref"]) as (export, head):
         layout, begins = peek.look(export, head, disk["virtual_size"])
-    ext.assert_fits(ext.look(begins), layout.room(disk["size"]))
+    room = layout.room(disk["size"])
+    if room < layout.size:
+        ext.assert_fits(ext.look(begins), room)
     disk["layout"] = [layout.kind, layout.start, layout.size]
     op.remember(disks=op.data["disks"])
     LocalDisk.sweep(settings.work_dir, op.live)
@@ -86,7 +97,7 @@ def send_difference(op: Op, pool: Session, pools: Pools, settings: Settings) -> 
             if disk["transport"] == CLONE:
                 make_clone(op, pool, disk)
             elif disk["transport"] == COPY:
-                copy_into(op, pool, disk, disk["vdi_ref"], disk["target"]["vdi_ref"], disk["snapshot_ref"])
+                copy_into(op, pool, disk["vdi_ref"], disk["target"]["vdi_ref"], disk["snapshot_ref"])
             elif disk["transport"] == SHRINK:
                 _send_small(op, pool, there, disk, settings, watch)
             else:
@@ -115,10 +126,7 @@ def _send_small(op: Op, pool: Session, there: Session, disk: Disk, settings: Set
             _count(disk, "difference", local.take_difference(export, head, watch))
         local.shrink(disk["size"], op.check)
     vdi_ref = new_target(op, there, disk, disk["size"])
-
-    _count(
-        disk, "small", local.send(disk["size"], lambda length: begin_import(op, there, disk, vdi_ref, length), watch)
-    )
+    _count(disk, "small", local.send(disk["size"], partial(begin_import, op, there, disk, vdi_ref), watch))
     local.discard()
 
 

@@ -113,7 +113,7 @@ MOVING_HERE = {
     "Async.SR.scan": 1,
     "task.create": 4,
     "GET /export_raw_vdi": 4,
-    "VM.get_record": 4,
+    "VM.get_record": 5,
     "VM.add_to_blocked_operations": 2,
     "Async.VM.clean_shutdown": 1,
     "task.get_by_name_label": 2,
@@ -170,7 +170,7 @@ def assert_undone(rig: Rig, case: Case, handle: Handle) -> None:
 
 #: The calls of the undo, counted from the submission.
 UNDOING_HERE = [
-    ("VM.get_record", 5),
+    ("VM.get_record", 6),
     *(("VM.remove_from_blocked_operations", number) for number in (1, 2)),
     ("Async.VM.start_on", 1),
     *(("VDI.remove_from_other_config", number) for number in (3, 4, 5, 6)),
@@ -292,7 +292,6 @@ def assert_confirmed(rig: Rig, case: Case, handle: Handle) -> None:
 
 CONFIRMING_HERE = {
     "VM.get_all_records_where": 2,
-    "VBD.get_all_records_where": 1,
     "host.get_servertime": 1,
     "VM.add_to_other_config": 2,
     "VM.remove_from_other_config": 1,

@@ -9,6 +9,8 @@ worker that was killed leaves nothing that would be taken for more than it is:
 
     <name>.base      the base has arrived whole and is untouched
     <name>.small     the disk is as small as it shall be
+
+Both say which base it is: another worker may have begun anew with another one meanwhile.
 """
 
 from __future__ import annotations
@@ -35,20 +37,37 @@ _ID_CHARACTERS = 36
 class LocalDisk:
     """One disk's files."""
 
-    def __init__(self, folder: Path, name: str, layout: Layout) -> None:
-        """Take the files called `name` in `folder`; `layout` is the disk's as it was looked at."""
+    def __init__(self, folder: Path, name: str, layout: Layout, base: str) -> None:
+        """Take the files called `name` in `folder`.
+
+        `layout` is the disk's as it was looked at; `base` tells its base from any other.
+        """
         self._layout = layout
+        self._base = base
         self._files = {kind: folder / f"{name}.{kind}" for kind in ("head", "part", "base", "small")}
 
     @property
     def has_base(self) -> bool:
         """Tell whether the base is here, whole and untouched."""
-        return self._files["base"].exists()
+        return self._says("base")
 
     @property
     def is_small(self) -> bool:
         """Tell whether the disk is here as it shall be."""
-        return self._files["small"].exists()
+        return self._says("small")
+
+    def _says(self, kind: str) -> bool:
+        try:
+            return self._files[kind].read_text() == self._base
+        except FileNotFoundError:
+            return False
+
+    def _say(self, kind: str) -> None:
+        """Set a mark, behind the content that it speaks of: also for a machine that loses its power."""
+        for content in ("head", "part"):
+            with self._files[content].open("rb") as file:
+                os.fsync(file.fileno())
+        self._files[kind].write_text(self._base)
 
     def discard(self) -> None:
         """Remove the files."""
@@ -73,7 +92,7 @@ class LocalDisk:
             with self._files[kind].open("wb") as file:
                 file.truncate(size)
         length = self._pour(source, head, watch)
-        self._files["base"].touch()
+        self._say("base")
         return length
 
     def take_difference(self, source: Source, head: vhd.Head, watch: Watch) -> int:
@@ -99,7 +118,7 @@ class LocalDisk:
         if first:
             with self._files["head"].open("r+b") as file:
                 file.write(first)
-        self._files["small"].touch()
+        self._say("small")
 
     def send(self, disk_size: int, begin: Callable[[int], AbstractContextManager[Target]], watch: Watch) -> int:
         """Send the small disk as a VHD into what `begin`, given its length, opens; return the length."""

@@ -39,8 +39,9 @@ def test_a_vm_moves_to_another_host(rig: TwoPools) -> None:
 def test_a_vm_moves_to_another_pool_with_its_disks(rig: TwoPools) -> None:
     made = rig.add("pool", 4, 2)
     with rig.simulator.session() as call:
-        vdi_ref = call("VDI.get_by_uuid", made["vdis"][1])
+        copy_ref, vdi_ref = (call("VDI.get_by_uuid", uuid) for uuid in made["vdis"])
         call("VDI.add_to_other_config", vdi_ref, "vmops.disk", vdi_ref)
+        call("VDI.add_to_other_config", copy_ref, "vmops.disk", "OpaqueRef:another")
     contents = rig.digests("lab", made["vdis"])
     result = rig.done(live(rig, made, dest={"pool": "far"}))
     assert (result["vm_uuid"], result["pool"], result["power_state"]) == (made["uuid"], "far", "Running")
@@ -49,8 +50,9 @@ def test_a_vm_moves_to_another_pool_with_its_disks(rig: TwoPools) -> None:
     vm = rig.vm("far", uuid=made["uuid"])
     assert vm is not None
     assert "vmops.live-migration" not in vm["other_config"]
-    disk = rig.disks("far", vm["ref"])["1"]
-    assert disk["other_config"]["vmops.disk"] == disk["ref"]
+    disks = rig.disks("far", vm["ref"])
+    assert disks["1"]["other_config"]["vmops.disk"] == disks["1"]["ref"]
+    assert disks["0"]["other_config"]["vmops.disk"] == "OpaqueRef:another", "a copy of another disk stays one"
 
 
 def test_what_the_pool_refuses_leaves_the_vm_as_it_is(rig: TwoPools) -> None:
@@ -61,11 +63,13 @@ def test_what_the_pool_refuses_leaves_the_vm_as_it_is(rig: TwoPools) -> None:
     rig.assert_as_before(made, "refused")
 
 
+@pytest.mark.matrix
 def test_a_halted_vm_is_refused(rig: TwoPools) -> None:
     made = rig.add("halted", 4, running=False)
     assert "migrate_disk_and_power_off" in rig.failed(live(rig, made), "WrongPowerState")
 
 
+@pytest.mark.matrix
 def test_a_network_that_is_not_there_is_named(rig: TwoPools) -> None:
     made = rig.add("network", 4)
     with rig.simulator.session() as call:

@@ -45,7 +45,7 @@ def move(disk):
     source = Export(disk)
     relay.relay(source, relay.open_head(source, vhd.DYNAMIC), Import(), Watch())
     source = Export(disk)
-    local = LocalDisk(Path(sys.argv[1]), "one", Layout("none", disk, 0, disk))
+    local = LocalDisk(Path(sys.argv[1]), "one", Layout("none", disk, 0, disk), "base")
     local.take_base(source, relay.open_head(source, vhd.DYNAMIC), Watch())
     local.send(disk, lambda length: nullcontext(Import()), Watch())
     local.discard()

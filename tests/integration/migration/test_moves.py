@@ -13,7 +13,6 @@ from tests.support.worker import eventually
 from worker.operations.states import State
 
 INSTANCE = "6f2a1c9e-8d1b-4f0e-9a53-2f1f0a7c3d10"
-POOLS = ["lab", "far"]
 #: One of them by default; `make test-matrix` has both.
 FAR_FIRST = [pytest.param("lab", marks=pytest.mark.matrix), "far"]
 
@@ -24,7 +23,7 @@ def moved(rig: TwoPools, name: str, dest: str, *sizes: int, **wish: Any) -> tupl
     return made, rig.done(rig.migrate(made, dest))
 
 
-@pytest.mark.parametrize("dest", POOLS)
+@pytest.mark.parametrize("dest", FAR_FIRST)
 def test_all_disks_arrive_as_they_were_when_the_guest_was_halted(rig: TwoPools, dest: str) -> None:
     made = rig.add("busy", 8, 6, 4)
     rig.simulator.guest(made["uuid"], writes_per_s=60)
@@ -39,7 +38,7 @@ def test_all_disks_arrive_as_they_were_when_the_guest_was_halted(rig: TwoPools, 
     rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
 
 
-@pytest.mark.parametrize("dest", POOLS)
+@pytest.mark.parametrize("dest", FAR_FIRST)
 def test_the_confirmed_vm_has_the_new_size_and_all_that_the_old_one_had(rig: TwoPools, dest: str) -> None:
     made, result = moved(rig, "web", dest, 8, 6)
     contents = rig.digests("lab", made["vdis"])
@@ -90,6 +89,15 @@ def test_a_halted_vm_stays_halted_and_may_be_confirmed(rig: TwoPools) -> None:
     assert (done["power_state"], done["downtime_s"]) == ("Halted", None)
     rig.done(rig.client.confirm_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
     assert rig.vm("lab", uuid=made["uuid"]) is None
+
+
+def test_disks_that_were_carried_go_also_when_somebody_has_removed_their_vm(rig: TwoPools) -> None:
+    made = rig.add("gone", 4, running=False)
+    done = rig.done(rig.finish(rig.done(rig.migrate(made))))
+    with rig.simulator.session() as call:
+        call("VM.destroy", call("VM.get_by_uuid", made["uuid"]))
+    confirmed = rig.done(rig.client.confirm_migration(instance={"vm_uuid": done["vm_uuid"]}, pool="far"))
+    assert confirmed["removed"] == made["vdis"]
 
 
 def test_the_difference_alone_is_sent_while_the_vm_is_halted(rig: TwoPools) -> None:
@@ -185,6 +193,7 @@ def test_a_guest_that_ignores_the_request_is_cut_off_or_left_running(rig: TwoPoo
     eventually(lambda: (rig.vm("lab", uuid=made["uuid"]) or {})["power_state"] == "Running")
 
 
+@pytest.mark.matrix
 def test_a_larger_flavor_and_other_networks(rig: TwoPools) -> None:
     made, result = moved(rig, "nets", "far")
     with rig.far.session() as call:

@@ -86,7 +86,7 @@ def download(pool: SimulatorProcess, folder: Path, vdi_uuid: str, size: int) -> 
         begin[:] = piece[:TABLE_BYTES] if offset == 0 else begin
         break
     source = Stream(data)
-    local = LocalDisk(folder, "back", read_layout(bytes(begin), size))
+    local = LocalDisk(folder, "back", read_layout(bytes(begin), size), "base")
     local.take_base(source, relay.open_head(source, vhd.DYNAMIC), Watch())
     return bytes(begin), folder / "back.part"
 

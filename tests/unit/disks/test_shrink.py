@@ -98,14 +98,15 @@ def test_the_smaller_disk_is_sound_and_holds_what_was_written_until_the_end(
 ) -> None:
     raw = made(tmp_path, kind, fs)
     ext.assert_fits(ext.look(raw[layout_of(raw).start :][: ext.LOOK_BYTES]), SMALL)
-    local, watch = LocalDisk(tmp_path / "work", "one", layout_of(raw)), Watch()
+    local, watch = LocalDisk(tmp_path / "work", "one", layout_of(raw), "base"), Watch()
     base = Stream(export(raw))
     assert local.take_base(base, relay.open_head(base, vhd.DYNAMIC), watch) == len(base.data)
     assert local.has_base
+    assert not LocalDisk(tmp_path / "work", "one", layout_of(raw), "another").has_base
     after = edited(tmp_path, raw)
     difference = Stream(export(after, raw))
     assert taken(local, difference) == len(difference.data) < len(base.data)
-    assert not LocalDisk(tmp_path / "work", "one", layout_of(raw)).has_base
+    assert not LocalDisk(tmp_path / "work", "one", layout_of(raw), "base").has_base
     local.shrink(SMALL, watch.check)
     assert local.is_small
     assert_sound(sent(local, SMALL, tmp_path), kind, tmp_path)
@@ -115,7 +116,7 @@ def test_the_smaller_disk_is_sound_and_holds_what_was_written_until_the_end(
 
 def test_a_base_that_broke_off_does_not_count(tmp_path: Path) -> None:
     raw = made(tmp_path, "gpt")
-    local = LocalDisk(tmp_path, "one", layout_of(raw))
+    local = LocalDisk(tmp_path, "one", layout_of(raw), "base")
     broken = export(raw)[: -3 * MIB]
     with pytest.raises(TruncatedStream):
         fetch(local, broken)
@@ -127,7 +128,7 @@ def test_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     found = ext.look(raw[START : START + ext.LOOK_BYTES])
     with pytest.raises(ResizeRefused, match="larger flavor"):
         ext.assert_fits(found, 2 * MIB)
-    local = LocalDisk(tmp_path, "one", layout_of(raw))
+    local = LocalDisk(tmp_path, "one", layout_of(raw), "base")
     fetch(local, export(raw))
     with pytest.raises(ResizeRefused, match="cannot be made 2 MiB small"):
         local.shrink(3 * MIB + 64 * 1024, Watch().check)
