@@ -164,7 +164,8 @@ def _check_name(op: Op, pool: Session, request: BuildRequest) -> None:
         which = f"Pool {pool.pool_name!r} has a VM called {name!r} already ({found.rec['uuid']}"
         if owner is not None and owner.lower() == instance:
             raise InstanceExists(
-                f"{which}) of instance {instance}: {'unrescue' if request.role else 'destroy'} the instance first."
+                f"{which}) of this instance: keep that one, or {'unrescue' if request.role else 'destroy'} the "
+                "instance first."
             )
         if name == request.vm_name:
             of = "of no instance" if owner is None else f"of instance {owner}"
