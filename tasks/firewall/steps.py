@@ -78,12 +78,20 @@ def keep_provider_rules(op: Op, groups: Groups, settings: Settings) -> None:
 
 @step
 def leave_groups(op: Op, pool: Session) -> None:
-    """Let the VM leave all its groups. Raises InstanceNotFound, and Wait while another operation has the VM."""
+    """Let the instance leave all its groups, its other VMs (rescue, the former size), too.
+
+    Raises InstanceNotFound, and Wait while another operation has the VM.
+    """
     found = take(op, pool)
-    left = groups_of(found.rec)
-    for group in left:
-        _change_vm(pool, found.ref, f"{GROUP_KEY}{group}", is_member=False)
-    op.set_result(vm_uuid=found.rec["uuid"], left=left)
+    instance, kin = instance_uuid(found.rec), {found.ref: found.rec}
+    if instance:
+        vms = {ref: rec for (cls, ref), rec in event.records(pool, ["VM"]).items() if cls == "vm" and is_guest(rec)}
+        kin |= {ref: rec for ref, rec in vms.items() if (instance_uuid(rec) or "").lower() == instance.lower()}
+    for ref, rec in kin.items():
+        for group in groups_of(rec):
+            _change_vm(pool, ref, f"{GROUP_KEY}{group}", is_member=False)
+    left = {group for rec in kin.values() for group in groups_of(rec)}
+    op.set_result(vm_uuid=found.rec["uuid"], left=sorted(left))
 
 
 @step

@@ -60,6 +60,18 @@ def test_what_comes_late_changes_nothing(ward: Fenced) -> None:
     assert ward.succeeded(refresh(security_group_id="web"))["hosts"] == []
 
 
+def test_hosts_take_what_is_said_after_a_wipe_of_the_store(ward: Fenced) -> None:
+    vm = ward.member(0, "web", "db")
+    ward.allow("db", SSH)
+    ward.allow("web", HTTP)
+    redis, prefix = ward.client.journal.redis, ward.client.journal.prefix
+    redis.delete(*redis.scan_iter(match=f"{prefix}:firewall:*"))
+    ward.allow("web", SSH)
+    objects = ward.objects(0)
+    assert (objects["rules:web"], objects["rules:db"]) == ([["i", 4, 6, 22, 22, None]],) * 2
+    assert objects[ward.vif(vm)]["groups"] == ["db", "web"]
+
+
 @pytest.mark.matrix
 def test_the_provider_denies_on_every_host_with_a_filtered_vm(ward: Fenced) -> None:
     ward.member(0, "web")
@@ -175,6 +187,7 @@ def test_rules_follow_a_migrated_vm_come_back_when_lost_and_wait_everywhere_for_
     assert ward.client.poll_firewall() == {"hosts": [], "failures": {}}
 
 
+@pytest.mark.matrix
 def test_an_interface_of_a_filtered_vm_is_filtered_before_it_is_plugged(ward: Fenced) -> None:
     vm = ward.member(0, "web")
     ward.allow("web", HTTP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -61,6 +62,21 @@ def test_a_rule_has_one_form(fields: dict[str, Any], compact: list[Any]) -> None
 def test_a_rule_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Rule(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"cidr": "10.0.0.0/33"}, "remote_ip_prefix '10.0.0.0/33' is no network"),
+        ({"remote_ip_prefix": "fd00::/8", "ethertype": "IPv4"}, "remote_ip_prefix fd00::/8 is not of IPv4"),
+        ({"protocol": "tcp", "port_range_min": 9, "port_range_max": 8}, "port_range_max 8 is below port_range_min 9"),
+        ({"protocol": "gopher"}, "protocol 'gopher' is not known: give its number"),
+        ({"cidr": "10.0.0.0/8", "group_id": "web"}, "a remote_ip_prefix or a remote_group_id, not both"),
+    ],
+)
+def test_a_refusal_names_the_field_and_what_is_wrong_with_it(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        Rule.model_validate(fields)
 
 
 def test_neither_order_nor_repetition_makes_a_difference() -> None:
