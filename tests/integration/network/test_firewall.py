@@ -205,10 +205,13 @@ def test_an_interface_of_a_filtered_vm_is_filtered_before_it_is_plugged(ward: Fe
 
 @pytest.mark.matrix
 def test_an_unfiltered_instance_is_in_no_group_and_on_no_host(ward: Fenced) -> None:
-    vm = ward.member(0, "web", "db")
+    vm, twin = ward.member(0, "web", "db"), ward.member(1, "ssh")
+    ward.call("VM.remove_from_other_config", twin.ref, "vmops.instance")
+    ward.call("VM.add_to_other_config", twin.ref, "vmops.instance", vm.instance)
     ward.allow("web", HTTP)
     said = ward.done("unfilter_instance", vm)
-    assert said["left"] == ["db", "web"]
+    assert said["left"] == ["db", "ssh", "web"]
+    assert ward.objects(1) == {}
     assert ward.objects(0) == {}
     assert ward.flows(0) == {}
     assert ward.done("unfilter_instance", vm)["left"] == []

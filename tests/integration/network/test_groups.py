@@ -10,8 +10,11 @@ import pytest
 from redis import Redis
 
 from worker.network.groups import Groups
+from worker.network.rules import Compact
 
 HOST, RULES = "host-1:boot-1", "rules:web"
+HTTP: list[Compact] = [["i", 4, 6, 80, 80, None]]
+SSH: list[Compact] = [["i", 4, 6, 22, 22, None]]
 
 
 @pytest.fixture
@@ -27,18 +30,18 @@ def _is_closed(groups: Groups) -> Iterator[None]:
 
 
 def test_a_writer_that_comes_again_neither_counts_twice_nor_overtakes_its_successor(groups: Groups) -> None:
-    assert groups.write(RULES, ["a"], "one") == (1, True)
-    assert groups.write(RULES, ["a"], "one") == (1, True)
-    assert groups.write(RULES, ["b"], "two") == (2, True)
-    assert groups.write(RULES, ["a"], "one") == (2, False)
-    assert groups.read().rules == {"web": ["b"]}
+    assert groups.write(RULES, HTTP, "one") == (1, True)
+    assert groups.write(RULES, HTTP, "one") == (1, True)
+    assert groups.write(RULES, SSH, "two") == (2, True)
+    assert groups.write(RULES, HTTP, "one") == (2, False)
+    assert groups.read().rules == {"web": SSH}
 
 
 def test_a_version_that_is_not_newer_changes_nothing(groups: Groups) -> None:
-    assert groups.write(RULES, ["a"], "one", 7) == (7, True)
-    assert groups.write(RULES, ["b"], "two", 7) == (7, False)
-    assert groups.write(RULES, ["b"], "two", 8) == (8, True)
-    assert groups.read().rules == {"web": ["b"]}
+    assert groups.write(RULES, HTTP, "one", 7) == (7, True)
+    assert groups.write(RULES, SSH, "two", 7) == (7, False)
+    assert groups.write(RULES, SSH, "two", 8) == (8, True)
+    assert groups.read().rules == {"web": SSH}
 
 
 def test_after_a_wipe_generations_are_newer_than_all_before(groups: Groups) -> None:
