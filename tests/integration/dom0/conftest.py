@@ -37,7 +37,7 @@ class Pool:
         return Path(self.simulator.control("GET", "dom0")[self.session.call("host.get_uuid", host_ref)]["root"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     plugins = install(tmp_path_factory.mktemp("pack"))
     with SimulatorProcess("--hosts", "2", "--plugins", str(plugins)) as simulator:

@@ -12,9 +12,9 @@ from tests.support.servers import RedisServer, keep
 from worker.operations.secrets import make_private_key
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running_toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toys]:
-    """One worker and one beat for all tests of this process that harm nothing but their own operations."""
+    """One worker and one beat for all tests here that harm nothing but their own operations."""
     folder = tmp_path_factory.mktemp("toys")
     key_file = folder / "secret.key"
     key_file.write_text(make_private_key())

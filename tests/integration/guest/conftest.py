@@ -1,4 +1,4 @@
-"""One ward for all tests of this process: starting it takes longer than most of them."""
+"""One ward for all tests here: starting it takes longer than most of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from tests.integration.guest.support import GuestWard
 
 
-@pytest.fixture(scope="session")
-def session_guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestWard]:
+@pytest.fixture(scope="package")
+def package_guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestWard]:
     """The ward itself; tests take `guests`."""
     with GuestWard(tmp_path_factory.mktemp("guests")) as made:
         made.wait(made.client.power_on(instance={"name": "nobody"}))  # logs in
@@ -18,9 +18,9 @@ def session_guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestWa
 
 
 @pytest.fixture
-def guests(session_guests: GuestWard) -> Iterator[GuestWard]:
+def guests(package_guests: GuestWard) -> Iterator[GuestWard]:
     """The ward, tidy before and after."""
-    session_guests.simulator.reset_stats()
-    yield session_guests
-    session_guests.tidy()
-    session_guests.assert_nothing_is_left()
+    package_guests.simulator.reset_stats()
+    yield package_guests
+    package_guests.tidy()
+    package_guests.assert_nothing_is_left()

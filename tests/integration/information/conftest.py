@@ -1,4 +1,4 @@
-"""One deployment, with a pool of two hosts, for all tests of this process."""
+"""One deployment, with a pool of two hosts, for all tests here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.integration.information.support import Office
 from tests.support.dom0 import install
 
 
-@pytest.fixture(scope="session")
-def session_office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+@pytest.fixture(scope="package")
+def package_office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     """The deployment itself; tests take `office`."""
     plugins = install(tmp_path_factory.mktemp("pack"))
     options = (*Office.simulator_options, "--plugins", str(plugins))
@@ -21,8 +21,8 @@ def session_office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]
 
 
 @pytest.fixture
-def office(session_office: Office) -> Iterator[Office]:
+def office(package_office: Office) -> Iterator[Office]:
     """The deployment with an empty pool; what a test changes is put right after it."""
-    session_office.simulator.reset_stats()
-    yield session_office
-    session_office.tidy()
+    package_office.simulator.reset_stats()
+    yield package_office
+    package_office.tidy()

@@ -1,4 +1,4 @@
-"""Two pools and one deployment for all tests of resize and move in this process."""
+"""Two pools and one deployment for all tests of resize and move."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.support.two_pools import TwoPools
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def migration_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPools]:
     """Pools of two hosts whose guests write nothing unless told to; tests take `rig`."""
     options = ("--guest-writes", "0", "--hosts", "2", "--boot-time", "50ms", "--shutdown-time", "50ms")

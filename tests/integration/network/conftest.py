@@ -9,8 +9,8 @@ import pytest
 from tests.support.fenced import Fenced
 
 
-@pytest.fixture(scope="session")
-def session_ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fenced]:
+@pytest.fixture(scope="package")
+def package_ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fenced]:
     """The ward itself; tests take `ward`."""
     with Fenced(tmp_path_factory.mktemp("fenced")) as made:
         made.wait(made.client.power_on(instance={"name": "nobody"}))  # logs in
@@ -18,10 +18,10 @@ def session_ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fenced]:
 
 
 @pytest.fixture
-def ward(session_ward: Fenced) -> Iterator[Fenced]:
+def ward(package_ward: Fenced) -> Iterator[Fenced]:
     """The ward, tidy before and after."""
-    session_ward.simulator.reset_stats()
-    yield session_ward
-    session_ward.tidy()
-    session_ward.assert_nothing_is_left()
-    session_ward.forget_groups()
+    package_ward.simulator.reset_stats()
+    yield package_ward
+    package_ward.tidy()
+    package_ward.assert_nothing_is_left()
+    package_ward.forget_groups()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -149,3 +150,11 @@ def mark(call: Client, vdi_ref: str, instance: str, role: str) -> None:
     """Give a disk the marks that vmops gives to what it makes."""
     for key, value in (("vmops.instance", instance), ("vmops.role", role), ("vmops.operation", "another")):
         call("VDI.add_to_other_config", vdi_ref, key, value)
+
+
+@contextmanager
+def a_ward(folder: Path) -> Iterator[Ward]:
+    """Start a ward whose worker has logged in."""
+    with Ward(folder) as made:
+        made.wait(made.client.power_on(instance={"name": "nobody"}))
+        yield made

@@ -1,4 +1,4 @@
-"""One rig for all tests of spawn in this process: starting it takes longer than most of them."""
+"""One rig for all tests of spawn: starting it takes longer than most of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.spawning import assert_tidy
 from worker.operations.secrets import make_private_key
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spawn_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A pool of two hosts whose guests write nothing, so that contents can be compared; tests take `rig`."""
     options = ("--guest-writes", "0", "--hosts", "2")
