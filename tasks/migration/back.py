@@ -68,11 +68,7 @@ def remove_successor(there: Session, mark: Mark) -> None:
         rec = {"ref": found.ref, **found.rec}
         if rec["power_state"] != "Halted":
             power.halt(there, rec)
-        try:
-            vm_power.destroy(there, found.ref)
-        except XenAPIFailure as error:
-            if kind_of(error) is not Kind.GONE:
-                raise
+        power.remove(there, rec)
 
 
 def bring_back(op: Op, here: Session, mark: Mark, *, power_on: bool) -> None:

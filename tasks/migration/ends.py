@@ -95,13 +95,13 @@ def find_finished(op: Op, pool: Session, pools: Pools) -> None:
         raise WrongPowerState(f"VM {left.rec['name_label']!r} was started by somebody: halt it, or revert.")
     op.remember(
         mark=mark.plain(),
-        left=left and {"ref": left.ref, "uuid": left.rec["uuid"], "state": _state_of(left)},
-        made={"ref": made.ref, "uuid": made.rec["uuid"], "state": _state_of(made)},
+        left=left and {"ref": left.ref, "uuid": left.rec["uuid"], "state": _state_of(left, mark)},
+        made={"ref": made.ref, "uuid": made.rec["uuid"], "state": _state_of(made, mark)},
     )
 
 
-def _state_of(found: Found) -> list[Any]:
-    mark = back.required(Mark.of(found.rec), found.rec)
+def _state_of(found: Found, twins: Mark) -> list[Any]:
+    mark = Mark.of(found.rec) or twins  # whoever wrote it may have been cut off before the second call
     return [mark.state, mark.entered, mark.operation]
 
 
@@ -210,9 +210,8 @@ def find_migration(op: Op, pool: Session, pools: Pools) -> None:
             f"Pool {mark.source['pool']!r} has no VM that was left by the migration of {mark.name!r}: there is nothing "
             "to go back to."
         )
-    own = back.required(Mark.of(left.rec), left.rec)
     op.remember(
-        mark=own.plain(),
+        mark=(Mark.of(left.rec) or mark.on("source")).plain(),
         left={"ref": left.ref, "uuid": left.rec["uuid"]},
         made=made and {"ref": made.ref, "uuid": made.rec["uuid"]},
     )

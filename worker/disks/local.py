@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -31,7 +32,8 @@ from worker.errors import PermanentError, ResizeRefused, TruncatedStream
 from worker.images import vhd
 from worker.images.push import Watch
 
-_ID_CHARACTERS = 36
+#: Our files, by the operation's id; the folder may hold other people's.
+_OURS = re.compile(r"(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-\w+\.(?:head|part|base|small)")
 
 
 class LocalDisk:
@@ -78,19 +80,25 @@ class LocalDisk:
     def sweep(folder: Path, is_live: Callable[[str], bool]) -> None:
         """Remove what operations left here that ended elsewhere; names begin with the operation's id."""
         for path in folder.glob("*-*.*"):
-            if not is_live(path.name[:_ID_CHARACTERS]):
+            found = _OURS.fullmatch(path.name)
+            if found and not is_live(found["id"]):
                 path.unlink(missing_ok=True)
 
     def take_base(self, source: Source, head: vhd.Head, watch: Watch) -> int:
         """Write what follows the head of a full export into new files; return the export's bytes.
 
-        Raises as `worker.disks.relay.relay`.
+        Raises as `worker.disks.relay.relay`, and PermanentError for a folder that is somebody else's.
         """
         self.discard()
-        self._files["head"].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = self._files["head"].parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid not in {0, os.geteuid()}:
+            raise PermanentError(
+                f"{folder} belongs to another user, who could read the disk: see the setting work_dir."
+            )
         for kind, size in (("head", self._layout.start), ("part", self._layout.size)):
-            with self._files[kind].open("wb") as file:
-                file.truncate(size)
+            self._files[kind].touch(mode=0o600)
+            os.truncate(self._files[kind], size)
         length = self._pour(source, head, watch)
         self._say("base")
         return length

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import nullcontext
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -121,6 +122,24 @@ def test_a_base_that_broke_off_does_not_count(tmp_path: Path) -> None:
     with pytest.raises(TruncatedStream):
         fetch(local, broken)
     assert not local.has_base
+
+
+def test_files_of_dead_operations_are_swept_and_nobody_elses(tmp_path: Path) -> None:
+    live, dead = str(uuid4()), str(uuid4())
+    ours = [tmp_path / f"{one}-{rest}" for one in (live, dead) for rest in ("0.part", "xvda.base")]
+    others = [tmp_path / name for name in ("my-notes.txt", f"{dead}-0.img", "a-b.part")]
+    for path in (*ours, *others):
+        path.touch()
+    LocalDisk.sweep(tmp_path, {live}.__contains__)
+    assert set(tmp_path.iterdir()) == {*ours[:2], *others}
+
+
+def test_files_are_for_nobody_elses_eyes_also_in_an_open_folder(tmp_path: Path) -> None:
+    raw = made(tmp_path, "gpt")
+    folder = tmp_path / "open"
+    folder.mkdir(mode=0o755)
+    fetch(LocalDisk(folder, "one", layout_of(raw), "base"), export(raw))
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir() if path.suffix != ".base"} == {0o600}
 
 
 def test_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
