@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.fenced import CALL, HTTP, SSH, Fenced
 from tests.support.spawning import put_image, request_for
+from tests.support.worker import eventually
 from worker.operations.states import State
 
 
@@ -173,6 +174,7 @@ def test_rules_follow_a_migrated_vm_come_back_when_lost_and_wait_everywhere_for_
     vm = ward.member(0, "web")
     ward.allow("web", HTTP)
     vif, hosts = ward.vif(vm), ward.hosts()
+    eventually(lambda: "pool_migrate" in ward.call("VM.get_allowed_operations", vm.ref))
     ward.call("VM.pool_migrate", vm.ref, hosts[1], {"live": "true"})
     ward.client.poll_firewall()
     assert [vif in ward.objects(host) for host in range(3)] == [False, True, False]

@@ -57,8 +57,8 @@ def test_a_spawn_with_everything_has_each_disk_at_its_place_for_a_stated_number_
     handle = spawn(rig, picture.id, flavor=flavor, config_drive={}, networks=[{"network": "xenbr0"}])
     result = succeeded(rig, handle)
     calls = Counter({name: count for name, count in rig.simulator.calls().items() if name not in LOOKS})
-    # Over a spawn without them (13): for each of three disks create, task, import, its end, mark, VBD; and a VIF.
-    assert calls.total() == 12 + 3 * 6 + 1, calls
+    # Over a spawn without them (14): for each of three disks create, task, import, its end, mark, VBD; and a VIF.
+    assert calls.total() == 14 + 3 * 6 + 1, calls
     disks = disks_of(rig, vm_of(rig, result))
     name = result["name"]
     expected = {
