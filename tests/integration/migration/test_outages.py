@@ -53,6 +53,24 @@ def test_a_toolstack_that_dies_while_the_vm_is_halted(rig: TwoPools, dies: str) 
     rig.done(rig.client.confirm_migration(instance={"vm_uuid": done["vm_uuid"]}, pool="far"))
 
 
+@pytest.mark.matrix
+def test_a_toolstack_that_dies_while_it_copies(rig: TwoPools) -> None:
+    with rig.simulator.session() as call:
+        sr_ref = call("SR.create", call("host.get_all")[0], {}, "0", "third", "", "ext", "user", False, {})
+        sr = call("SR.get_uuid", sr_ref)
+    made = rig.add("copied", 8)
+    contents = rig.digests("lab", made["vdis"])
+    rig.simulator.storage(bytes_per_s=4 * MIB)
+    handle = rig.migrate(made, {"pool": "lab", "sr": sr})
+    eventually(lambda: rig.simulator.calls().get("Async.VDI.copy", 0) > 0)
+    rig.simulator.kill_toolstack(_OUTAGE_S)
+    rig.simulator.storage(bytes_per_s=None)
+    result = rig.done(handle, 90)
+    assert rig.digests("lab", [disk["vdi_uuid"] for disk in result["disks"]]) == contents
+    rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
+    rig.assert_as_before(made, "copied")
+
+
 def test_the_vm_is_given_back_while_the_destination_is_gone(rig: TwoPools) -> None:
     """Cancelled during the outage: name and power come first, the destination is cleaned when it is back."""
     made = rig.add("alone", 4)
