@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.parts import power
 from tasks.parts.calls import carry_out, until_ended
-from tasks.parts.filtering import make_ready
+from tasks.parts.filtering import make_ready, refuse_unfiltered
 from tasks.parts.instances import DISK, hold_of, is_copy, take_fresh
 from tasks.parts.migrated import refuse_migrating
 from tasks.provision.check import NULL, Facts
@@ -82,6 +82,7 @@ def choose_place(op: Op, pool: Session, pools: Pools) -> None:
     refuse_migrating(found.rec, "moved")
     is_far = there.pool_name != pool.pool_name
     if is_far:
+        refuse_unfiltered(there, found.rec)
         op.hold(hold_of(found.rec), queue=request.on_conflict == "wait", pool=there.pool_name)
     rec = {"ref": found.ref, **found.rec}
     power.assert_unlocked(rec, _MEMORY, _STORAGE)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks.migration.request import MigrateRequest
 from tasks.parts.disks import is_volume
+from tasks.parts.filtering import refuse_unfiltered
 from tasks.parts.instances import ROLE, hold_of, instance_uuid, take_fresh
 from tasks.parts.migrated import LEFT_NAME, refuse_migrating
 from tasks.parts.power import assert_unlocked, refuse_state
@@ -56,6 +57,8 @@ def look_at_both(op: Op, pool: Session, pools: Pools) -> None:
     _check_flavor(request, plans)
     check_room(plans, records, there.pool_name)
     is_here = found if there.pool_name == pool.pool_name else None
+    if is_here is None:
+        refuse_unfiltered(there, found.rec)
     _check_hosts(request, there, facts, is_here, sorted({disk["target_sr_ref"] for disk in plans}))
     op.remember(
         vm={"ref": found.ref, "name": found.rec["name_label"], **{field: found.rec[field] for field in _KEPT}},

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from worker.errors import VmopsError
+from worker.errors import FirewallUnsupported, SecurityGroupUnknown, VmopsError
 from worker.network import desired
 from worker.network.desired import Vif
 from worker.network.desired import groups_of as groups_of_vm
-from worker.network.enforcement import Enforcer
+from worker.network.enforcement import Backend, Enforcer
 from worker.network.groups import Groups, Known
 from worker.operations.op import Op
 from worker.resources import groups_of
@@ -115,6 +115,30 @@ def spread(pool: Session, groups: Groups, enforcer: Enforcer) -> dict[str, Any]:
     for error in picture.failures.values():
         raise error
     return {"hosts": picture.called, "vifs": len(picture.vifs)}
+
+
+def refuse_unenforced(pool_name: str, wish: str, groups: Groups, wanted: set[str]) -> None:
+    """Refuse security groups that a pool with this setting does not enforce.
+
+    Raises FirewallUnsupported, SecurityGroupUnknown.
+    """
+    if wanted and wish == Backend.NONE:
+        raise FirewallUnsupported(
+            f"Pool {pool_name!r} enforces no security groups: its setting firewall is none. Let the VM be in none, or "
+            "set it to auto."
+        )
+    unknown = sorted(wanted - set(groups.read().rules)) if wanted else []
+    if unknown and wish != Backend.LOCK:
+        raise SecurityGroupUnknown(
+            f"Nobody has said what security group {', '.join(unknown)} allows in pool {pool_name!r}: "
+            "refresh_security_group_rules says it."
+        )
+
+
+def refuse_unfiltered(there: Session, vm_rec: dict[str, Any]) -> None:
+    """Refuse a pool that a VM is about to move to and that does not enforce its groups. Raises as above."""
+    groups = groups_of(there.pool_name)
+    refuse_unenforced(there.pool_name, there.settings.firewall, groups, set(groups_of_vm(vm_rec)))
 
 
 def able_hosts(op: Op, pool: Session, vm_rec: dict[str, Any]) -> list[str] | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tasks.parts import filtering
 from tasks.provision.request import BuildRequest
-from worker.errors import FirewallUnsupported, NoValidHost, SecurityGroupUnknown
-from worker.network.enforcement import Backend, Enforcer
+from worker.errors import NoValidHost
+from worker.network.enforcement import Enforcer
 from worker.network.groups import Groups
 from worker.operations.definition import step
 from worker.operations.op import Op
@@ -15,20 +15,9 @@ from worker.xenapi.session import Session
 
 def check_groups(op: Op, request: BuildRequest, groups: Groups, settings: Settings) -> None:
     """Refuse security groups that cannot be enforced. Raises SecurityGroupUnknown, FirewallUnsupported."""
-    if not request.security_groups:
-        return
-    wish: str = settings.pools[op.pool_name].firewall
-    if wish == Backend.NONE:
-        raise FirewallUnsupported(
-            f"Pool {op.pool_name!r} enforces no security groups: its setting firewall is none. Leave security_groups "
-            "out, or set it to auto."
-        )
-    unknown = sorted(set(request.security_groups) - set(groups.read().rules))
-    if unknown and wish != Backend.LOCK:
-        raise SecurityGroupUnknown(
-            f"Nobody has said what security group {', '.join(unknown)} allows in pool {op.pool_name!r}: "
-            "refresh_security_group_rules says it."
-        )
+    filtering.refuse_unenforced(
+        op.pool_name, settings.pools[op.pool_name].firewall, groups, set(request.security_groups)
+    )
 
 
 @step

@@ -52,6 +52,20 @@ def test_a_vm_that_is_no_candidate_is_refused(rig: TwoPools) -> None:
         assert "no disk of its own" in rig.failed(rig.migrate(made), "DiskNotFound")
 
 
+def test_a_pool_that_does_not_know_the_security_groups_of_a_vm_does_not_get_it(rig: TwoPools) -> None:
+    made = rig.add("fenced", 2)
+    with rig.simulator.session() as call:
+        call("VM.add_to_other_config", made["ref"], "vmops.group.web", "")
+    live = rig.client.live_migrate(instance={"vm_uuid": made["uuid"]}, dest={"pool": "far"}, pool="lab")
+    for handle in (rig.migrate(made, "far"), live):
+        text = rig.failed(handle, "SecurityGroupUnknown")
+        assert "web" in text
+        assert "'far'" in text
+    with rig.simulator.session() as call:
+        call("VM.remove_from_other_config", made["ref"], "vmops.group.web")
+    rig.assert_as_before(made, "fenced")
+
+
 def test_ephemeral_disks_never_become_smaller(rig: TwoPools) -> None:
     made = rig.add("ephemeral", 2, 2)
     with rig.simulator.session() as call:
