@@ -104,6 +104,7 @@ def make_vifs(op: Op, pool: Session) -> None:
     request = op.request(VifsRequest)
     vm_ref = op.data["vm"]["ref"]
     vifs = op.data["vifs"]
+    is_locked = op.data["is_filtered"] and pool.settings.firewall == "xapi-lock"
     if was_intended(op, _CREATE):
         await_lost(op, pool, _CREATE)
         vifs = vif.of_vm(pool, vm_ref)
@@ -116,7 +117,7 @@ def make_vifs(op: Op, pool: Session) -> None:
         device = str(position) if str(position) in free else free[0]
         free.remove(device)
         intend(op, _CREATE)
-        vif.create(pool, vm_ref, network_ref, device, one["mac"], **fields_of(op, wish))
+        vif.create(pool, vm_ref, network_ref, device, one["mac"], **fields_of(op, wish, is_locked=is_locked))
 
 
 @step
