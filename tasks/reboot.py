@@ -18,6 +18,7 @@ from pydantic import Field
 
 from tasks.parts import power
 from tasks.parts.entered import REBOOTING, Rebooting
+from tasks.parts.lost import await_lost, intend, was_intended
 from tasks.parts.power import Rec
 from worker.errors import GuestUnable, UnknownResult, XenAPIFailure
 from worker.operations.definition import operation, step
@@ -30,6 +31,7 @@ from worker.xenapi import host, vm_power, xapi_task
 from worker.xenapi.session import Session
 from worker.xenapi.xapi_task import Outcome
 
+_ASK, _FORCE = "Async.VM.clean_reboot", "VM.hard_reboot"
 _MOVE_CHECK_S = 60.0
 _MOVE_DEADLINE_S = 6 * 3600.0
 #: These end a clean reboot without saying anything about the guest.
@@ -117,11 +119,11 @@ def ask_guest(op: Op, pool: Session, settings: Settings) -> None:
 
 def _ask(op: Op, pool: Session) -> Rec | None:
     """Ask the guest, or find that it has been asked. Returns the VM when there is nothing to wait for."""
-    if op.data.get("intended"):
+    if was_intended(op, _ASK):
         rec = power.look(op, pool)
         begun = _asked_by(rec)
         if begun is None and not _has_rebooted(op, rec):
-            power.await_lost_calls(op, pool, "Async.VM.clean_reboot")
+            await_lost(op, pool, _ASK)
             rec = power.look(op, pool)
             begun = _asked_by(rec)
         if begun is not None:
@@ -131,7 +133,7 @@ def _ask(op: Op, pool: Session) -> Rec | None:
         rec = power.seen(op, pool)
     if _has_rebooted(op, rec) or rec["power_state"] != "Running":
         return rec
-    op.remember(intended=True, lost={})
+    intend(op, _ASK)
     task_ref = vm_power.begin_clean_reboot(pool, rec["ref"])
     op.remember(asked=True, task_ref=task_ref)
     return None
@@ -167,7 +169,7 @@ def _note_end(op: Op, pool: Session, outcome: Outcome) -> bool:
         return True
     rec = power.look(op, pool)
     if kind_of(error) in _NOT_THE_GUEST and error.code != "TASK_CANCELLED" and not _has_rebooted(op, rec):
-        op.remember(asked=False, intended=False, task_ref=None)
+        op.remember(asked=False, task_ref=None)
         xapi_task.finish(pool, task_ref)
         raise error
     _settle(op, rec, _reason(rec, error))  # the last step, or the undo, removes the task
@@ -217,8 +219,7 @@ def force(op: Op, pool: Session) -> None:
     if way in {"done", "left alone"}:
         return
     is_first_try = way == "hard" and op.record.attempts.get("force", 1) == 1 and "asked" not in op.data
-    if op.data.get("forcing"):
-        power.await_lost_calls(op, pool, "VM.hard_reboot")
+    await_lost(op, pool, _FORCE)
     rec = op.data["vm"] if is_first_try else power.look(op, pool)
     if _has_rebooted(op, rec):
         return
@@ -227,13 +228,12 @@ def force(op: Op, pool: Session) -> None:
     if rec["power_state"] == "Halted":
         power.start(op, pool, rec)
         return
-    op.remember(forcing=True, lost={})
+    intend(op, _FORCE)
     try:
         vm_power.hard_reboot(pool, rec["ref"])
     except UnknownResult:
         raise  # the next try waits for the call's end, and looks at the domid
     except XenAPIFailure as error:
-        op.remember(forcing=False)
         if vm_power.actual_state(error) == "halted":
             power.start(op, pool, rec)
             return

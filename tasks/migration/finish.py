@@ -20,10 +20,10 @@ from tasks.migration.request import FinishRequest
 from tasks.parts import power
 from tasks.parts.disks import is_volume
 from tasks.parts.instances import DISK, OPERATION, instance_uuid
+from tasks.parts.lost import await_lost, intend, was_intended
 from tasks.parts.migrated import FINISHED, FINISHED_THERE, FINISHING, MADE_FROM, MIGRATED_BY, MOVED, Mark
 from tasks.provision.check import GIB, MIB, NULL, Facts
 from tasks.provision.guestdata import mac_of
-from tasks.provision.lost import await_lost, intend, was_intended
 from tasks.provision.networks import Records, ensure_network, fields_of, find_network
 from tasks.provision.request import Network
 from worker.errors import InstanceExists, InsufficientFreeMemory, RequestError, WrongPowerState

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.parts.calls import carry_out, destroy
 from tasks.parts.instances import OPERATION
+from tasks.parts.lost import await_lost, intend, was_intended
 from tasks.parts.migrated import MADE_FROM
-from tasks.provision.lost import await_lost, intend, was_intended
 from worker.disks import relay
 from worker.disks.local import LocalDisk
 from worker.disks.partitions import Layout

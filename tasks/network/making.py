@@ -7,8 +7,8 @@ from typing import Any
 from tasks.network.request import VifsRequest
 from tasks.parts import filtering
 from tasks.parts.instances import OPERATION, instance_uuid, take
+from tasks.parts.lost import await_lost, intend, was_intended
 from tasks.provision.guestdata import mac_of
-from tasks.provision.lost import await_lost, intend, was_intended
 from tasks.provision.networks import ensure_network, fields_of, find_network
 from worker.errors import NetworkMismatch, RequestError, XenAPIFailure
 from worker.network.desired import groups_of

@@ -273,21 +273,3 @@ def call_off(pool: Session, task_ref: str) -> None:
     xapi_task.cancel(pool, task_ref)
     xapi_task.wait(pool, task_ref, _CANCEL_S)
     xapi_task.finish(pool, task_ref)
-
-
-def await_lost_calls(op: Op, pool: Session, name_label: str) -> None:
-    """Wait until no call of this name is under way that may be ours: those that the first look finds.
-
-    For a call whose answer was lost, before its effect is looked for. Raises Wait.
-    """
-    pending = xapi_task.pending(pool, name_label)
-    known = op.data.get("lost", {}).get(name_label)
-    if known is None:
-        op.remember(lost={**op.data.get("lost", {}), name_label: pending})
-    else:
-        pending = [task_ref for task_ref in pending if task_ref in known]
-    if pending:
-        until = [Until("task", task_ref, "status", ["pending"]) for task_ref in pending]
-        raise Wait(
-            f"a {name_label} of unknown outcome ends", until=until, check_every_s=_CHECK_S, deadline_s=_LOST_CALLS_S
-        )

@@ -15,8 +15,8 @@ from contextlib import ExitStack
 
 from tasks.parts.calls import destroy
 from tasks.parts.instances import DISK, OPERATION, ROLE
+from tasks.parts.lost import await_lost, intend, redone_from, was_intended
 from tasks.provision.fetching import FILLING, Rec, Records, discard_abandoned, fetch
-from tasks.provision.lost import await_lost, intend, redone_from, was_intended
 from worker.images.store import ImageStore
 from worker.operations.op import Op
 from worker.operations.wait import Until, Wait

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.parts.instances import OPERATION, ROLE
-from tasks.provision.lost import redone_from
+from tasks.parts.lost import redone_from
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.xenapi import vbd

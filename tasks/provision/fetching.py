@@ -11,8 +11,8 @@ from typing import Any
 
 from tasks.parts.calls import destroy
 from tasks.parts.instances import OPERATION
+from tasks.parts.lost import await_lost, intend
 from tasks.provision.check import check_size
-from tasks.provision.lost import await_lost, intend
 from tasks.provision.request import BuildRequest
 from worker.errors import ImageDamaged, ImageFormatRefused, XenAPIFailure
 from worker.images.fetch import opened

@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from uuid import UUID
 
 from tasks.parts import kernels
-from tasks.provision.lost import redone_from
+from tasks.parts.lost import redone_from
 from tasks.provision.request import BuildRequest
 from worker.errors import ImageFormatRefused, ImageTooLarge
 from worker.images.fetch import check_active, fetch_file

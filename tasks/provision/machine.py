@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.parts.instances import NOVA_INSTANCE, OPERATION, marks
+from tasks.parts.lost import await_lost, intend, was_intended
 from tasks.provision.check import MIB
-from tasks.provision.lost import await_lost, intend, was_intended
 from tasks.provision.request import BuildRequest, Flavor
 from worker.errors import XenAPIFailure
 from worker.network.desired import GROUP_KEY

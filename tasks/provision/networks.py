@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.parts.instances import OPERATION
-from tasks.provision.lost import await_lost, intend, redone_from
+from tasks.parts.lost import await_lost, intend, redone_from
 from tasks.provision.request import BuildRequest, Network
 from worker.errors import NetworkMismatch, NetworkNotFound
 from worker.network.desired import ADDRESSES_KEY

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 from tasks.parts.calls import destroy
 from tasks.parts.instances import DISK, OPERATION, ROLE, claim_disk, is_copy, marks
+from tasks.parts.lost import intend
 from tasks.provision.drive import write_drive
 from tasks.provision.fetching import CREATE, end_earlier_fetch, import_into
-from tasks.provision.lost import intend
 from tasks.provision.root import CDROM, ROOT
 from worker.disks.filesystems import write_ext4, write_swap
 from worker.disks.sparse import SparseVhd

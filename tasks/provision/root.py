@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.parts.calls import destroy
 from tasks.parts.instances import OPERATION, ROLE, claim_disk, is_copy, marks
+from tasks.parts.lost import intend
 from tasks.provision import cache
 from tasks.provision.check import GIB, check_size
 from tasks.provision.fetching import (
@@ -22,7 +23,6 @@ from tasks.provision.fetching import (
     end_earlier_fetch,
     fetch,
 )
-from tasks.provision.lost import intend
 from tasks.provision.request import BuildRequest
 from worker.images.store import ImageStore
 from worker.operations.definition import step

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from tasks.parts.calls import carry_out, ended
+from tasks.parts.lost import await_lost, intend, redone_from, was_intended
 from tasks.provision.check import NULL
-from tasks.provision.lost import await_lost, intend, redone_from, was_intended
 from tasks.provision.request import BuildRequest
 from worker.errors import InsufficientFreeMemory, NoValidHost, XenAPIFailure
 from worker.operations.definition import step

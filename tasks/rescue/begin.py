@@ -11,9 +11,9 @@ from typing import Any
 from tasks.parts import disks, power
 from tasks.parts.calls import ended
 from tasks.parts.entered import RESCUED, Rescued
+from tasks.parts.lost import await_lost, intend
 from tasks.parts.power import Rec
 from tasks.parts.rescued import LOCKS, POWER_BEFORE, lock_text, locks_of
-from tasks.provision.lost import await_lost, intend
 from tasks.rescue.request import RescueRequest
 from worker.errors import (
     DiskNotFound,
