@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,13 +14,13 @@ from tests.support.spawning import (
     assert_nothing_of,
     assert_spawned,
     assert_tidy,
+    cached,
     cached_images,
     devices_of,
     put_image,
     refused,
     remove,
     spawn,
-    succeeded,
 )
 from worker.client import Handle
 from worker.operations.states import State
@@ -62,24 +61,12 @@ FETCHING = [
 #: The facts of the pool, the start's end, and the result.
 FIRST_LOOKS = [("event.from", 1), ("event.from", 2), ("event.from", 3)]
 
-_kept: dict[Path, Picture] = {}
-
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A pool whose guests write nothing, so that contents can be compared."""
     with Rig(tmp_path_factory.mktemp("rig"), simulator_options=("--guest-writes", "0")) as made:
         yield made
-
-
-def cached(rig: Rig) -> Picture:
-    """Return an image that the storage repository has."""
-    if rig.folder not in _kept:
-        _kept[rig.folder] = put_image(rig)
-        handle = spawn(rig, _kept[rig.folder].id)
-        succeeded(rig, handle)
-        remove(rig, handle)
-    return _kept[rig.folder]
 
 
 def spawn_small(rig: Rig, picture: Picture) -> Handle:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,11 +13,11 @@ from tests.support.spawning import (
     Picture,
     assert_nothing_of,
     assert_tidy,
+    cached,
     cached_images,
     devices_of,
     disk_file,
     made_by,
-    put_image,
     records,
     refused,
     remove,
@@ -52,24 +51,12 @@ ATTACHING = [("VBD.create", nth) for nth in (1, 2, 3, 4)]
 #: After the first calls of these kinds much is left; the later ones, and other moments, are in `make test-matrix`.
 TELLING = {("VDI.create", 2), ("PUT /import_raw_vdi", 1), ("VDI.add_to_other_config", 3), ("VBD.create", 3)}
 
-_kept: dict[Path, Picture] = {}
-
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A pool whose guests write nothing, so that contents can be compared."""
     with Rig(tmp_path_factory.mktemp("rig"), simulator_options=("--guest-writes", "0")) as made:
         yield made
-
-
-def cached(rig: Rig) -> Picture:
-    """Return an image that the storage repository has."""
-    if rig.folder not in _kept:
-        _kept[rig.folder] = put_image(rig)
-        handle = spawn(rig, _kept[rig.folder].id)
-        succeeded(rig, handle)
-        remove(rig, handle)
-    return _kept[rig.folder]
 
 
 def spawn_with_disks(rig: Rig, picture: Picture) -> Handle:

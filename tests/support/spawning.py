@@ -222,3 +222,16 @@ def remove(rig: Rig, handle: Handle) -> None:
             is_its = vdi_rec["other_config"].get("vmops.operation") == handle.id
             if is_its and vdi_rec["managed"] and not is_cached_image(vdi_rec):
                 call("VDI.destroy", vdi_ref)
+
+
+_kept: dict[Path, Picture] = {}
+
+
+def cached(rig: Rig) -> Picture:
+    """Return an image that the storage repository has; the same for every call with a rig."""
+    if rig.folder not in _kept:
+        _kept[rig.folder] = put_image(rig)
+        handle = spawn(rig, _kept[rig.folder].id)
+        succeeded(rig, handle)
+        remove(rig, handle)
+    return _kept[rig.folder]
