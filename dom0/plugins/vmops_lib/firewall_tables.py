@@ -73,7 +73,8 @@ def chains_of(state: State, family: int, devices: "dict[str, list[str]]") -> "di
 
 
 def _add_vif(chains: "dict[str, list[str]]", one: str, vif: "dict[str, list[str]]", family: int) -> None:
-    addresses = [address for address in vif["addresses"] if (":" in address) == (family == 6)]  # noqa: PLR2004
+    is_6 = family == 6  # noqa: PLR2004 - IPv6
+    addresses = [address for address in vif["addresses"] if (":" in address) == is_6]
     if family == 4:  # noqa: PLR2004 - IPv4
         refused = ["-p udp --sport 67 --dport 68"]
         unset = ["-s 0.0.0.0/32 -p udp --sport 68 --dport 67"]

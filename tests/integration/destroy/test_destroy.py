@@ -8,28 +8,11 @@ from uuid import uuid4
 import pytest
 
 from tests.integration.power.support import NULL, VM, Ward, mark
+from tests.support.rescuing import vbd_record
 from tests.support.rig import MIB
 from tests.support.simulator import Client
 from tests.support.worker import eventually
 from worker.operations.states import State
-
-
-def vbd_record(vm_ref: str, vdi_ref: str, position: str, **fields: Any) -> dict[str, Any]:
-    """Return what VBD.create takes."""
-    return {
-        "VM": vm_ref,
-        "VDI": vdi_ref,
-        "userdevice": position,
-        "bootable": False,
-        "mode": "RW",
-        "type": "Disk",
-        "unpluggable": True,
-        "empty": False,
-        "other_config": {},
-        "qos_algorithm_type": "",
-        "qos_algorithm_params": {},
-        **fields,
-    }
 
 
 def new_disk(call: Client, **fields: Any) -> str:
