@@ -1,10 +1,11 @@
 """Calls whose answer may get lost: whoever repeats the step waits until they have ended, and then looks for the marks.
 
-if was_intended(op, "VM.create"):
-await_lost(op, pool, "VM.create")
-found = ...  # by its marks
-intend(op, "VM.create")
-vm.create(...)
+    if was_intended(op, "VM.create"):
+        await_lost(op, pool, "VM.create")
+        found = ...  # by its marks
+    if found is None:
+        intend(op, "VM.create")
+        vm.create(...)
 """
 
 from __future__ import annotations

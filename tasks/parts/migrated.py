@@ -50,7 +50,7 @@ class Mark:
     source: dict[str, str]
     """Of the VM that is left: pool, vm_uuid."""
     destination: dict[str, str]
-    """Of the VM that takes its place: pool, sr_uuid, host (uuid or ""), vm_uuid once it is there."""
+    """Of the VM that takes its place: pool, host (uuid or ""), vm_uuid once it is there."""
     halted_at: float = 0.0
     """When the guest was halted, seconds since the epoch by the worker's clock."""
     disks: list[dict[str, Any]] = field(default_factory=list)
