@@ -1,15 +1,16 @@
 """power_on, power_off, pause, unpause, suspend, resume: a VM's power states (operations.md 5.3).
 
-Each finds the VM, then makes one call, and is done when the VM is in the wanted state, whoever brought it there. What
-they leave behind when they fail: the VM as it was. A suspended VM is locked against being resumed by others; the lock
-is taken before the suspension, taken back when that fails, and let go before the VM is resumed or its memory thrown
-away.
+Each finds the VM, refuses one in a wrong state before anything is touched, then makes one call, and is done when the VM
+is in the wanted state, whoever brought it there. What they leave behind when they fail: the VM as it was.
+
+A suspended VM is locked against being resumed by others. The lock is taken before the suspension, taken back when that
+fails, and let go before the VM is resumed or its memory thrown away.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
@@ -17,7 +18,7 @@ from pydantic import Field
 from tasks.parts import power
 from tasks.parts.calls import carry_out, ended
 from tasks.parts.filtering import able_hosts
-from tasks.parts.instances import NOVA_INSTANCE
+from tasks.parts.instances import NOVA_INSTANCE, take
 from tasks.parts.power import NULL, Rec
 from worker.errors import InstanceNotFound, NoValidHost, WrongPowerState, XenAPIFailure
 from worker.operations.definition import operation, step
@@ -63,19 +64,73 @@ class PowerOffRequest(InstanceRequest):
     )
 
 
+# -- the VM
+
+
+class _Way(NamedTuple):
+    """From which states an operation takes a VM, and where it leaves one alone; what is said of the others."""
+
+    begins: frozenset[str]
+    ends: frozenset[str]
+    calls: tuple[str, ...]
+    """What must not be forbidden on a VM that is to be changed."""
+    wish: str = ""
+    advice: str = ""
+
+
+_RUNNING, _HALTED, _PAUSED, _SUSPENDED = (frozenset({state}) for state in ("Running", "Halted", "Paused", "Suspended"))
+_WAYS = {
+    "power_on": _Way(
+        _HALTED, _RUNNING | _PAUSED, ("start", "start_on"), "powered on", "resume it, or power it off first"
+    ),
+    "power_off": _Way(_RUNNING | _PAUSED | _SUSPENDED, _HALTED, ("hard_shutdown",)),
+    "pause": _Way(_RUNNING, _PAUSED, ("pause",), "paused", "only a running VM can be"),
+    "unpause": _Way(_PAUSED, _RUNNING, ("unpause",), "unpaused", "only a paused VM can be"),
+    "suspend": _Way(_RUNNING, _SUSPENDED, ("suspend",), "suspended", "only a running VM can be"),
+    "resume": _Way(_SUSPENDED, _RUNNING, ("resume",), "resumed", "only a suspended VM can be"),
+}
+
+
+@step
+def find_vm(op: Op, pool: Session) -> None:
+    """Find the VM and have it to oneself; refuse one that is in no state for this, or locked. Changes nothing."""
+    op.remember(vm=_fit(op, power.part_of(take(op, pool))))
+
+
+@step
+def find_acting_vm(op: Op, pool: Session) -> None:
+    """Find the VM and have it to oneself; for an instance in rescue, the rescue VM. Changes nothing."""
+    op.remember(vm=_fit(op, power.acting_vm(op, pool)))
+
+
+def _fit(op: Op, rec: Rec) -> Rec:
+    """Return the VM. Raises WrongPowerState, InstanceLocked."""
+    way = _WAYS[op.record.name]
+    if rec["power_state"] in way.begins:
+        ours = _held_by_us(rec)
+        foreign = {name: text for name, text in rec["blocked_operations"].items() if name not in ours}
+        power.assert_unlocked({**rec, "blocked_operations": foreign}, *way.calls)
+    elif rec["power_state"] not in way.ends:
+        raise power.refuse_state(rec, way.wish, way.advice)
+    return rec
+
+
+def _seen(op: Op, pool: Session) -> Rec:
+    """Return the VM as it was found; as it is now when the step was begun before. Raises as `_fit`."""
+    return _fit(op, power.seen(op, pool))
+
+
 # -- power_on
 
 
 @step
 def boot(op: Op, pool: Session) -> None:
     """Start the VM on the wanted host, else wherever the pool can; one that runs or is paused is left alone."""
-    rec = power.seen(op, pool)
+    rec = _seen(op, pool)
     state = rec["power_state"]
     if state == "Halted":
         power.start(op, pool, rec, _hosts(op, pool, rec))
         state = "Running"
-    elif state == "Suspended":
-        raise power.refuse_state(rec, "powered on", "resume it, or power it off first")
     power.set_outcome(op, state)
 
 
@@ -130,31 +185,19 @@ def cut_power(op: Op, pool: Session) -> None:
 @step
 def stop_cpus(op: Op, pool: Session) -> None:
     """Pause the VM; a paused one is left alone."""
-    rec = power.seen(op, pool)
+    rec = _seen(op, pool)
     if rec["power_state"] == "Running":
-        _act(rec, "paused", partial(vm_power.pause, pool, rec["ref"]))
-    elif rec["power_state"] != "Paused":
-        raise power.refuse_state(rec, "paused", "only a running VM can be")
+        vm_power.pause(pool, rec["ref"])  # what speaks against it is met by the next try, which looks first
     power.set_outcome(op, "Paused")
 
 
 @step
 def run_cpus(op: Op, pool: Session) -> None:
     """Let the VM run on; a running one is left alone."""
-    rec = power.seen(op, pool)
+    rec = _seen(op, pool)
     if rec["power_state"] == "Paused":
-        _act(rec, "unpaused", partial(vm_power.unpause, pool, rec["ref"]))
-    elif rec["power_state"] != "Running":
-        raise power.refuse_state(rec, "unpaused", "only a paused VM can be")
+        vm_power.unpause(pool, rec["ref"])
     power.set_outcome(op, "Running")
-
-
-def _act(rec: Rec, wish: str, call: partial[None]) -> None:
-    """Make one quick call. What speaks against it is met by the next try, which looks first."""
-    try:
-        call()
-    except XenAPIFailure as error:
-        raise power.explained(rec, error, wish) from error
 
 
 # -- suspend
@@ -172,10 +215,7 @@ def take_back_lock(op: Op, pool: Session) -> None:
 @step(undo=take_back_lock)
 def lock(op: Op, pool: Session) -> None:
     """Forbid others to resume the VM, before it is suspended."""
-    rec = power.seen(op, pool)
-    if rec["power_state"] not in {"Running", "Suspended"}:
-        raise power.refuse_state(rec, "suspended", "only a running VM can be")
-    power.assert_unlocked(rec, "suspend")
+    rec = _seen(op, pool)
     free = [name for name in _SUSPENDED_LOCK if name not in rec["blocked_operations"]]
     if free:
         op.remember(locking=True)
@@ -213,9 +253,7 @@ def lock_again(op: Op, pool: Session) -> None:
 @step(undo=lock_again)
 def unlock(op: Op, pool: Session) -> None:
     """Let go of the lock that suspend has set, and of the one that Nova sets; no other."""
-    rec = power.seen(op, pool)
-    if rec["power_state"] not in {"Suspended", "Running"}:
-        raise power.refuse_state(rec, "resumed", "only a suspended VM can be")
+    rec = _seen(op, pool)
     names = _held_by_us(rec)
     if names:
         op.remember(unlocking=True)
@@ -269,24 +307,24 @@ def _once_ended(op: Op, pool: Session, name: str) -> Rec | None:
 
 
 power_on = operation(
-    "power_on", PowerOnRequest, power.find_vm, boot, doc="power_on: start a VM on its host, else wherever the pool can."
+    "power_on", PowerOnRequest, find_vm, boot, doc="power_on: start a VM on its host, else wherever the pool can."
 )
 power_off = operation(
     "power_off",
     PowerOffRequest,
-    power.find_acting_vm,
+    find_acting_vm,
     ask_to_shut_down,
     cut_power,
     doc="power_off: halt a VM, after asking its guest if the request says so.",
 )
-pause = operation("pause", PowerRequest, power.find_vm, stop_cpus, doc="pause: stop the CPUs of a running VM.")
-unpause = operation("unpause", PowerRequest, power.find_vm, run_cpus, doc="unpause: let a paused VM run on.")
+pause = operation("pause", PowerRequest, find_vm, stop_cpus, doc="pause: stop the CPUs of a running VM.")
+unpause = operation("unpause", PowerRequest, find_vm, run_cpus, doc="unpause: let a paused VM run on.")
 suspend = operation(
     "suspend",
     PowerRequest,
-    power.find_vm,
+    find_vm,
     lock,
     save_memory,
     doc="suspend: write a VM's memory to disk, end its domain, and lock it against being resumed by others.",
 )
-resume = operation("resume", PowerRequest, power.find_vm, unlock, load_memory, doc="resume: bring a suspended VM back.")
+resume = operation("resume", PowerRequest, find_vm, unlock, load_memory, doc="resume: bring a suspended VM back.")

@@ -67,22 +67,35 @@ class RebootRequest(InstanceRequest):
 def find(op: Op, pool: Session) -> None:
     """Find the VM (of an instance in rescue: the rescue VM), note its domid, let a migration end.
 
-    A VM that is not in the domain that the request names any more is left alone.
+    A VM that is not in the domain that the request names any more is left alone. Refuses what cannot be rebooted.
     """
+    request = op.request(RebootRequest)
     rec = power.acting_vm(op, pool)
-    wanted = op.request(RebootRequest).only_if_domid
+    wanted = request.only_if_domid
     if wanted is not None and int(rec["domid"]) != wanted:
         op.note(f"left alone: it is not in domain {wanted} any more")
         op.remember(vm=rec, way="left alone")
         return
-    if rec["power_state"] == "Suspended":
-        raise power.refuse_state(rec, "rebooted", "resume it first")
+    _assert_fit(request, rec)
     moves = vm_power.moves(rec)
     if moves:
         until = [Until("vm", rec["ref"], f"current_operations/{ref}", [name]) for ref, name in moves.items()]
         reason = "the VM is being migrated"
         raise Wait(reason, until=until, check_every_s=_MOVE_CHECK_S, deadline_s=_MOVE_DEADLINE_S)
     op.remember(vm=rec)
+
+
+def _assert_fit(request: RebootRequest, rec: Rec) -> None:
+    """Raise WrongPowerState or InstanceLocked for what the first call would only meet later."""
+    state, is_asked = rec["power_state"], request.reboot_type == "SOFT"
+    if state == "Suspended":
+        raise power.refuse_state(rec, "rebooted", "resume it first")
+    if state == "Paused" and is_asked and request.on_timeout == "fail":
+        raise power.refuse_state(rec, "asked to reboot", "unpause it first, or reboot it HARD, or with on_timeout=hard")
+    if state == "Halted":
+        power.assert_unlocked(rec, "start", "start_on")
+    else:
+        power.assert_unlocked(rec, "clean_reboot" if is_asked and state == "Running" else "hard_reboot")
 
 
 # -- SOFT

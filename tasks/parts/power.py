@@ -17,7 +17,6 @@ from worker.errors import (
     WrongPowerState,
     XenAPIFailure,
 )
-from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.operations.wait import Until, Wait
 from worker.retry import Kind, kind_of
@@ -58,18 +57,6 @@ Rec = dict[str, Any]
 
 
 # -- the VM
-
-
-@step
-def find_vm(op: Op, pool: Session) -> None:
-    """Find the VM and have it to oneself. Changes nothing."""
-    op.remember(vm=part_of(take(op, pool)))
-
-
-@step
-def find_acting_vm(op: Op, pool: Session) -> None:
-    """Find the VM and have it to oneself; for an instance in rescue, the rescue VM. Changes nothing."""
-    op.remember(vm=acting_vm(op, pool))
 
 
 def acting_vm(op: Op, pool: Session) -> Rec:

@@ -73,9 +73,8 @@ def in_rescue(ward: Ward) -> tuple[VM, VM]:
 
 @pytest.mark.parametrize("state", ["Running", "Paused", "Suspended", "Halted"])
 def test_the_vm_and_its_disks_go(ward: Ward, state: str) -> None:
-    vm = ward.new_vm({}, {}, running=state != "Halted")
-    if state in {"Paused", "Suspended"}:
-        ward.call(f"VM.{state.lower().removesuffix('d').removesuffix('e')}{'e' if state == 'Paused' else ''}", vm.ref)
+    vm = ward.new_vm({}, {})
+    ward.put(vm, state)
     result = ward.done("destroy", vm)
     assert_gone(ward, vm)
     assert disks(ward) == set()

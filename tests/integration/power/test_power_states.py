@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.power.support import NULL, VM, Ward
+from tests.integration.power.support import FIRST_LOOK, NULL, VM, Ward
 from tests.support.simulator import Client
 from worker.operations.states import State
 
@@ -16,13 +16,6 @@ LOCK = {"resume", "resume_on"}
 def hosts(call: Client) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = call("host.get_all_records")
     return found
-
-
-def put(ward: Ward, vm: VM, state: str) -> None:
-    """Bring a running VM into a state, as somebody else does."""
-    calls = {"Halted": "VM.hard_shutdown", "Paused": "VM.pause", "Suspended": "VM.suspend"}
-    if state != "Running":
-        ward.call(calls[state], vm.ref)
 
 
 # -- each from each state ----------------------------------------------------------------------------------------------
@@ -45,23 +38,59 @@ DONE_ALREADY = [
     ("unpause", "Running"),
     ("resume", "Running"),
 ]
-REFUSED = [
-    ("power_on", "Suspended"),
-    ("pause", "Halted"),
-    ("pause", "Suspended"),
-    ("unpause", "Halted"),
-    ("unpause", "Suspended"),
-    ("suspend", "Halted"),
-    ("suspend", "Paused"),
-    ("resume", "Halted"),
-    ("resume", "Paused"),
-]
+Refusals = list[tuple[str, dict[str, Any], str]]
+"""Operation, fields, what is said."""
+SOFT, HARD = {"reboot_type": "SOFT"}, {"reboot_type": "HARD"}
+FLAVOR = {"memory_mb": 64, "vcpus": 1, "root_gb": 1}
+RESIZE = {"dest": "lab", "instance_type": FLAVOR}
+RESCUE = {"image_id": "6f2a1c9e-8d1b-4f0e-9a53-2f1f0a7c3d10", "flavor": FLAVOR}
+#: What each state forbids. Snapshots, destroy and unrescue take a VM in any.
+REFUSED: dict[str, Refusals] = {
+    "Halted": [
+        ("pause", {}, "only a running VM"),
+        ("unpause", {}, "only a paused VM"),
+        ("suspend", {}, "only a running VM"),
+        ("resume", {}, "only a suspended VM"),
+        ("live_migrate", {}, "start it"),
+    ],
+    "Paused": [
+        ("suspend", {}, "only a running VM"),
+        ("resume", {}, "only a suspended VM"),
+        ("reboot", SOFT, "unpause it first"),
+        ("rescue", RESCUE, "unpause it"),
+        ("migrate_disk_and_power_off", RESIZE, "unpause it"),
+        ("live_migrate", {}, "start it"),
+    ],
+    "Suspended": [
+        ("power_on", {}, "resume it"),
+        ("pause", {}, "only a running VM"),
+        ("unpause", {}, "only a paused VM"),
+        ("reboot", SOFT, "resume it"),
+        ("reboot", HARD, "resume it"),
+        ("rescue", RESCUE, "resume it"),
+        ("migrate_disk_and_power_off", RESIZE, "resume"),
+        ("live_migrate", {}, "start it"),
+    ],
+}
+#: What a lock forbids: the key of blocked_operations is what is said.
+LOCKED: dict[str, Refusals] = {
+    "Running": [
+        ("power_off", {}, "hard_shutdown"),
+        ("pause", {}, "pause"),
+        ("suspend", {}, "suspend"),
+        ("reboot", SOFT, "clean_reboot"),
+        ("reboot", HARD, "hard_reboot"),
+    ],
+    "Halted": [("power_on", {}, "start"), ("power_on", {}, "start_on"), ("reboot", SOFT, "start")],
+    "Paused": [("unpause", {}, "unpause"), ("reboot", HARD, "hard_reboot")],
+    "Suspended": [("resume", {}, "resume"), ("power_off", {}, "hard_shutdown")],
+}
 
 
 @pytest.mark.parametrize(("operation", "before", "after"), CHANGES)
 def test_brings_the_vm_into_its_state(ward: Ward, operation: str, before: str, after: str) -> None:
     vm = ward.new_vm()
-    put(ward, vm, before)
+    ward.put(vm, before)
     assert ward.done(operation, vm) == {"vm_uuid": vm.uuid, "power_state": after}
     assert ward.state(vm) == after
 
@@ -69,20 +98,44 @@ def test_brings_the_vm_into_its_state(ward: Ward, operation: str, before: str, a
 @pytest.mark.parametrize(("operation", "state"), DONE_ALREADY)
 def test_a_vm_in_the_wanted_state_costs_one_look(ward: Ward, operation: str, state: str) -> None:
     vm = ward.new_vm()
-    put(ward, vm, state)
+    ward.put(vm, state)
     assert ward.calls_of(lambda: ward.do(operation, vm)) == {"VM.get_all_records_where": 1}
     assert ward.state(vm) == state
 
 
-@pytest.mark.parametrize(("operation", "state"), REFUSED)
-def test_another_state_is_refused_with_a_sentence(ward: Ward, operation: str, state: str) -> None:
-    vm = ward.new_vm()
-    put(ward, vm, state)
-    text = ward.refused(ward.do(operation, vm), "WrongPowerState")
+def refused_untouched(ward: Ward, vm: VM, operation: str, code: str, fields: dict[str, Any]) -> str:
+    """Submit what is refused at the first look, without a call that changes anything; return the text."""
+    if operation == "rescue":  # takes the instance's own VM, by its uuid
+        fields = {**fields, "instance": {"uuid": vm.instance, "name": vm.name}}
+    ward.simulator.reset_stats()
+    text = ward.refused(ward.do(operation, vm, **fields), code, state=State.FAILED)
+    assert ward.simulator.calls().keys() <= FIRST_LOOK, operation
     assert vm.name in text
-    assert state.lower() in text
+    return text
+
+
+@pytest.mark.parametrize("state", REFUSED)
+def test_another_state_is_refused_before_anything_is_touched(ward: Ward, state: str) -> None:
+    vm = ward.new_vm()
+    ward.put(vm, state)
+    for operation, fields, advice in REFUSED[state]:
+        text = refused_untouched(ward, vm, operation, "WrongPowerState", fields)
+        assert state.lower() in text, operation
+        assert advice in text, operation
+    rec = ward.rec(vm)
+    assert (rec["power_state"], rec["blocked_operations"]) == (state, {})
+
+
+@pytest.mark.parametrize("state", LOCKED)
+def test_a_locked_vm_is_refused_before_anything_is_touched(ward: Ward, state: str) -> None:
+    vm = ward.new_vm()
+    ward.put(vm, state)
+    for operation, fields, key in LOCKED[state]:
+        ward.call("VM.add_to_blocked_operations", vm.ref, key, "ask Alice")
+        text = refused_untouched(ward, vm, operation, "InstanceLocked", fields)
+        assert f"forbid {key} (ask Alice)" in text, operation
+        ward.call("VM.remove_from_blocked_operations", vm.ref, key)
     assert ward.state(vm) == state
-    assert ward.rec(vm)["blocked_operations"] == {}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +148,7 @@ def test_another_state_is_refused_with_a_sentence(ward: Ward, operation: str, st
 )
 def test_costs_two_calls(ward: Ward, operation: str, before: str, call: str) -> None:
     vm = ward.new_vm()
-    put(ward, vm, before)
+    ward.put(vm, before)
     assert ward.calls_of(lambda: ward.do(operation, vm)) == {"VM.get_all_records_where": 1, call: 1}
 
 
@@ -151,15 +204,6 @@ def test_an_unknown_host_is_refused(ward: Ward) -> None:
     assert ward.state(vm) == "Halted"
 
 
-@pytest.mark.parametrize("key", ["start", "start_on"])
-def test_a_locked_vm_is_not_started(ward: Ward, key: str) -> None:
-    vm = ward.new_vm(running=False)
-    ward.call("VM.add_to_blocked_operations", vm.ref, key, "in rescue: operation 4711")
-    text = ward.refused(ward.do("power_on", vm), "InstanceLocked")
-    assert "in rescue: operation 4711" in text
-    assert ward.state(vm) == "Halted"
-
-
 # -- power_off ---------------------------------------------------------------------------------------------------------
 
 
@@ -208,13 +252,6 @@ def test_powering_off_a_suspended_vm_takes_its_memory_image_and_our_lock(ward: W
     rec = ward.rec(vm)
     assert (rec["power_state"], rec["suspend_VDI"], rec["blocked_operations"]) == ("Halted", NULL, {})
     assert image not in ward.call("VDI.get_all")
-
-
-def test_a_vm_that_may_not_be_halted_says_so(ward: Ward) -> None:
-    vm = ward.new_vm()
-    ward.call("VM.add_to_blocked_operations", vm.ref, "hard_shutdown", "do not touch")
-    assert "do not touch" in ward.refused(ward.do("power_off", vm), "InstanceLocked")
-    assert ward.state(vm) == "Running"
 
 
 # -- suspend and resume ------------------------------------------------------------------------------------------------

@@ -185,29 +185,13 @@ def test_a_halted_vm_is_started(ward: Ward, kind: str) -> None:
     assert ward.state(vm) == "Running"
 
 
-@pytest.mark.parametrize("kind", ["SOFT", "HARD"])
-def test_a_suspended_vm_is_refused(ward: Ward, kind: str) -> None:
-    vm = ward.new_vm()
-    ward.call("VM.suspend", vm.ref)
-    assert "resume it" in ward.refused(ward.do("reboot", vm, reboot_type=kind), "WrongPowerState")
-    assert ward.state(vm) == "Suspended"
-
-
-def test_a_paused_guest_cannot_be_asked_but_forced(ward: Ward) -> None:
+@pytest.mark.parametrize("fields", [{"reboot_type": "HARD"}, {"on_timeout": "hard"}], ids=str)
+def test_a_paused_guest_cannot_be_asked_but_forced(ward: Ward, fields: dict[str, str]) -> None:
     vm = ward.new_vm()
     before = ward.domid(vm)
-    ward.call("VM.pause", vm.ref)
-    assert "paused" in ward.refused(ward.do("reboot", vm), "GuestUnable")
-    assert ward.state(vm) == "Paused"
-    ward.done("reboot", vm, reboot_type="HARD")
+    ward.put(vm, "Paused")
+    ward.done("reboot", vm, **fields)
     assert_rebooted_once(ward, vm, before)
-
-
-def test_a_locked_halted_vm_is_not_started(ward: Ward) -> None:
-    vm = ward.new_vm(running=False)
-    ward.call("VM.add_to_blocked_operations", vm.ref, "start", "in rescue")
-    assert "in rescue" in ward.refused(ward.do("reboot", vm, reboot_type="HARD"), "InstanceLocked")
-    assert ward.state(vm) == "Halted"
 
 
 def test_the_rescue_vm_of_an_instance_in_rescue_is_meant(ward: Ward) -> None:
