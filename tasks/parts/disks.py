@@ -53,6 +53,12 @@ def role_of(vdi_rec: dict[str, Any], instance: str | None) -> str | None:
     return None
 
 
+def is_config_drive(vdi_rec: dict[str, Any]) -> bool:
+    """Tell whether a mark, ours or Nova's, says that the disk is a config drive: the password may be on it."""
+    marks: dict[str, str] = vdi_rec["other_config"]
+    return "configdrive" in {marks.get(ROLE), marks.get(NOVA_DISK_ROLE)}
+
+
 def is_anothers_copy(op: Op, free: Recs, vdi_ref: str) -> bool:
     """Tell whether the disk bears the marks of another one that it was made of.
 

@@ -7,7 +7,8 @@ image that the caller made stays as it was (queued). Once every image is active 
 is left.
 
 The rules are those of operations.md 6. Each disk is whole at an instant of its own (so it is with VM.snapshot). What
-the steps know of each disk travels as plain data under `disks`.
+the steps know of each disk travels as plain data under `disks`. A config drive never gets into the image store: the
+password may be on it, and whoever may read an image could read that.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.parts.disks import is_config_drive
 from tasks.parts.instances import instance_uuid, take
 from tasks.parts.snapshots import why_never
 from tasks.snapshot.disks import own_image_id
@@ -22,11 +23,14 @@ def find_disks(op: Op, pool: Session, images: ImageStore) -> None:
     """Find the VM and its disks, take the VM's lease, refuse what cannot work. Changes nothing."""
     request = op.request(SnapshotRequest)
     found = take(op, pool)
-    disks = _wanted(vbd.disks_of(pool, found.ref), request.disks, found.rec["name_label"])
+    attached = vbd.disks_of(pool, found.ref)
+    # All disks, and the pool's few storage repositories, in one call.
+    records = event.records(pool, [f"VDI/{disk.vdi_ref}" for disk in attached] + ["SR"])
+    drives = {ref for (cls, ref), rec in records.items() if cls == "vdi" and is_config_drive(rec)}
+    own = [disk for disk in attached if disk.vdi_ref not in drives]
+    disks = _wanted(own, request.disks, found.rec["name_label"])
     plans = []
     collectors = {}
-    # All disks, and the pool's few storage repositories, in one call.
-    records = event.records(pool, [f"VDI/{disk.vdi_ref}" for disk in disks] + ["SR"])
     for position, disk in enumerate(disks):
         what = f"Disk {disk.userdevice} of VM {found.rec['name_label']!r}"
         vdi_rec = records.get(("vdi", disk.vdi_ref))

@@ -24,7 +24,10 @@ class SnapshotRequest(InstanceRequest):
     name: str | None = Field(
         default=None, min_length=1, max_length=255, description="Name of the images that vmops makes."
     )
-    disks: Literal["root", "all"] = Field(default="root", description="The root disk, or every disk (one image each).")
+    disks: Literal["root", "all"] = Field(
+        default="root",
+        description="The root disk, or every disk (one image each) but a config drive, which may hold a password.",
+    )
     format: Literal["vhd", "raw", "bundle"] = Field(default="vhd", description="vhd (bare), raw, or tar.gz with 0.vhd.")
     coalesce: Literal["wait", "skip"] = Field(
         default="wait", description="Wait until the storage has coalesced, or not."

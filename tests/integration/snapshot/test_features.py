@@ -40,6 +40,18 @@ def test_all_disks_become_one_image_each_with_the_content_of_its_disk(lab: Lab) 
     assert len({lab.content(one) for one in images}) == 3
 
 
+@pytest.mark.parametrize("mark", ["vmops.role", "nova_disk_type"])
+def test_a_config_drive_is_never_pushed(lab: Lab, mark: str) -> None:
+    vm = lab.new_vm({}, {}, {})
+    with lab.simulator.session() as call:
+        call("VDI.add_to_other_config", call("VDI.get_by_uuid", vm.vdis[1]), mark, "configdrive")
+    handle = lab.snapshot(vm, disks="all", coalesce="skip")
+    images = lab.succeeded(handle)
+    assert [one["userdevice"] for one in images] == ["0", "2"]
+    assert {one["id"] for one in lab.images_of(handle)} == {one["image_id"] for one in images}
+    assert lab.simulator.disk(vm.vdis[1])["snapshot_digests"] == {}, "not even a snapshot of it was taken"
+
+
 def test_the_image_ids_follow_from_the_operation_so_that_no_try_makes_a_second_image(lab: Lab) -> None:
     vm = lab.new_vm({}, {})
     handle = lab.snapshot(vm, disks="all", coalesce="skip")
