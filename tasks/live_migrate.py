@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.parts import power
 from tasks.parts.calls import carry_out, until_ended
-from tasks.parts.filtering import make_ready, refuse_unfiltered
+from tasks.parts.filtering import expect, expect_no_more, refuse_unfiltered
 from tasks.parts.instances import DISK, hold_of, is_copy, take_fresh
 from tasks.parts.migrated import refuse_migrating
 from tasks.provision.check import NULL, Facts
@@ -104,7 +104,7 @@ def choose_place(op: Op, pool: Session, pools: Pools) -> None:
         host=host_ref,
         how=_MEMORY if is_within else _STORAGE,
         vdi_map=target_srs,
-        vif_map=_networks(pool, found, facts, request, here) if is_far else {},
+        **(_networks(pool, found, facts, request, here) if is_far else {"vif_map": {}, "bridges": {}}),
         network=_management(facts.records, host_ref),
     )
 
@@ -134,17 +134,20 @@ def _host(there: Session, facts: Facts, request: LiveMigrateRequest, rec: power.
     return best
 
 
-def _networks(pool: Session, found: Found, facts: Facts, request: LiveMigrateRequest, here: Records) -> dict[str, str]:
-    """Return the network over there of each interface. Raises NetworkNotFound, RequestError."""
-    made = {}
+def _networks(
+    pool: Session, found: Found, facts: Facts, request: LiveMigrateRequest, here: Records
+) -> dict[str, dict[str, str]]:
+    """Return the network over there of each interface, and its bridge. Raises NetworkNotFound, RequestError."""
+    vif_map, bridges = {}, {}
     for ref, rec in vif.of_vm(pool, found.ref).items():
         name = str(here["network", rec["network"]]["name_label"])
         wish = Network(network=request.networks.get(name, name))
         network_ref = find_network(facts.records, wish, str(request.dest.pool))
         if network_ref is None:
             raise RequestError(f"networks: there is no network for {name!r} over there.")
-        made[ref] = network_ref
-    return made
+        vif_map[ref] = network_ref
+        bridges[rec["uuid"]] = str(facts.records["network", network_ref]["bridge"])
+    return {"vif_map": vif_map, "bridges": bridges}
 
 
 def _management(records: Records, host_ref: str) -> str:
@@ -169,6 +172,7 @@ def stay(op: Op, pool: Session, pools: Pools) -> None:
     for where in (pool,) if there.pool_name == pool.pool_name else (pool, there):
         for found in vm.matching(where, vm_uuid=op.data["vm"]["uuid"]):
             _put_right(op, where, found)
+    expect_no_more(there, op.data["vm"])
 
 
 @step(undo=stay, weight=20)
@@ -216,8 +220,7 @@ def _over_there(op: Op, there: Session) -> list[Found]:
 
 def _begin(op: Op, pool: Session, there: Session) -> str:
     vm_ref = op.data["vm"]["ref"]
-    if there.pool_name == pool.pool_name:
-        make_ready(pool, op.data["vm"], op.data["host"])
+    expect(pool, there, op.data["vm"], op.data["host"], op.data["bridges"])
     if op.data["how"] == _MEMORY:
         return vm_power.begin_pool_migrate(pool, vm_ref, op.data["host"])
     vm_power.add_to_other_config(pool, vm_ref, MARK, op.id)
@@ -252,6 +255,7 @@ def settle(op: Op, pools: Pools) -> None:
         raise InstanceNotFound(f"{power.title(op.data['vm'])} is not in pool {there.pool_name!r}: look for it.")
     found = arrived[0]
     disks = _put_right(op, there, found)
+    expect_no_more(there, op.data["vm"])
     resident = event.records(there, ["host"]).get(("host", found.rec["resident_on"]), {}).get("uuid")
     op.set_result(
         vm_uuid=found.rec["uuid"],

@@ -26,8 +26,7 @@ from worker.xenapi.session import Session
 logger = get_task_logger(__name__)
 
 _WATCHED = ("VM", "VIF", "network", "host", "host_metrics")
-_TOKEN, _QUIET = "token", "quiet"
-_TOKEN_FOR_S = 3600.0
+_TOKEN, _TOKEN_FOR_S = "token", 3600.0
 
 Report = dict[str, Any]
 
@@ -50,7 +49,7 @@ def poll_firewall(pool: Session, groups: Groups, enforcer: Enforcer, settings: S
 
 def _tick(pool: Session, groups: Groups, enforcer: Enforcer, settings: Settings) -> Report:
     token, is_changed = _changed(pool, groups.kept(_TOKEN) or "")
-    if not is_changed and groups.kept(_QUIET):
+    if not is_changed and groups.kept(filtering.QUIET):
         return {"hosts": [], "failures": {}}
     picture = filtering.look(pool, groups)
     filtering.verify(picture, enforcer, settings.firewall_verify_s)
@@ -60,7 +59,7 @@ def _tick(pool: Session, groups: Groups, enforcer: Enforcer, settings: Settings)
         logger.warning("host %s does not enforce its rules: %s", names[ref], failure)
     if not picture.failures:
         groups.keep(_TOKEN, token, _TOKEN_FOR_S)
-        groups.keep(_QUIET, value=True, for_s=settings.firewall_verify_s)
+        groups.keep(filtering.QUIET, value=True, for_s=settings.firewall_verify_s)
     return {"hosts": picture.called, "failures": {names[ref]: str(one) for ref, one in picture.failures.items()}}
 
 

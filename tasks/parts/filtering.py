@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +22,10 @@ from worker.xenapi.session import Session
 #: Half of a process's connections to a pool, by default.
 _AT_A_TIME = 4
 _CLASSES = ("VM", "VIF", "network", "host", "host_metrics")
+#: Kept among the groups while nothing has changed that hosts would have to be told of.
+QUIET = "quiet"
+#: Longer than any move; of one whose operation has vanished, the rules are forgotten then.
+_EXPECTED_FOR_S = 2 * 86400.0
 
 Answer = TypeVar("Answer")
 
@@ -67,7 +71,8 @@ def look(pool: Session, groups: Groups) -> Picture:
     hosts = [Host(ref, rec) for (cls, ref), rec in records.items() if cls == "host"]
     living = [one for one in hosts if metrics.get(one.rec["metrics"], {}).get("live")]
     living.sort(key=lambda one: (one.name, one.ref))
-    return Picture(generation, living, desired.filtered(records), known)
+    expected = {vm_uuid: [Vif(**one) for one in vifs] for vm_uuid, vifs in groups.expected().items()}
+    return Picture(generation, living, desired.awaited(desired.filtered(records), expected), known)
 
 
 def enforce(picture: Picture, enforcer: Enforcer, hosts: Iterable[Host]) -> None:
@@ -163,15 +168,33 @@ def able_hosts(op: Op, pool: Session, vm_rec: dict[str, Any]) -> list[str] | Non
     return known[vm_rec["uuid"]]
 
 
-def make_ready(pool: Session, vm_rec: dict[str, Any], host_ref: str) -> None:
-    """Let a host enforce the rules of a VM that is about to be migrated there. Raises what failed."""
+def expect(here: Session, there: Session, vm_rec: dict[str, Any], host_ref: str, bridges: dict[str, str]) -> None:
+    """Let a host enforce the rules of a running VM that is about to come there, and keep them until `expect_no_more`.
+
+    From another pool it comes with other VIFs, on `bridges` (by those that it has now): hosts go by bridge and MAC.
+    Raises what failed.
+    """
     if not groups_of_vm(vm_rec):
         return
-    groups = groups_of(pool.pool_name)
-    picture = look(pool, groups)
-    picture.vifs = [replace(vif, host_ref=None) if vif.vm_uuid == vm_rec["uuid"] else vif for vif in picture.vifs]
+    coming = []
+    if bridges:
+        own = [vif for vif in desired.filtered(event.records(here, _CLASSES)) if vif.vm_uuid == vm_rec["uuid"]]
+        coming = [
+            asdict(replace(vif, host_ref=host_ref, value={**vif.value, "bridge": bridges[vif.uuid]})) for vif in own
+        ]
+    groups = groups_of(there.pool_name)
+    groups.expect(vm_rec["uuid"], coming, _EXPECTED_FOR_S)
+    picture = look(there, groups)
     enforce(
-        picture, Enforcer(pool, groups, pool.settings.firewall), [one for one in picture.hosts if one.ref == host_ref]
+        picture, Enforcer(there, groups, there.settings.firewall), [one for one in picture.hosts if one.ref == host_ref]
     )
     for error in picture.failures.values():
         raise error
+
+
+def expect_no_more(there: Session, vm_rec: dict[str, Any]) -> None:
+    """Let the hosts where a VM has not arrived forget its rules: the poller's next tick does it."""
+    if groups_of_vm(vm_rec):
+        groups = groups_of(there.pool_name)
+        groups.expect_no_more(vm_rec["uuid"])
+        groups.drop(QUIET)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
@@ -105,13 +105,28 @@ def filtered(records: Records) -> list[Vif]:
     return found
 
 
+def awaited(vifs: Iterable[Vif], expected: Mapping[str, list[Vif]]) -> list[Vif]:
+    """Return the interfaces of a pool, with those of VMs that are on their way: from host to host, or from elsewhere.
+
+    Until such a VM has arrived, every host is ready for it; for what the pool does not know yet, the host that was
+    noted.
+    """
+    here = [replace(vif, host_ref=None) if vif.vm_uuid in expected else vif for vif in vifs]
+    known = {_wire(vif) for vif in here}
+    return here + [vif for coming in expected.values() for vif in coming if _wire(vif) not in known]
+
+
+def _wire(vif: Vif) -> tuple[str, str]:
+    return vif.value["bridge"], vif.value["mac"]
+
+
 def on_host(vifs: Iterable[Vif], host_ref: str, known: Known) -> Objects:
     """Return what a host shall have. What the store does not know is left out: the host keeps what it has of it."""
     every = list(vifs)
     here: dict[tuple[str, str], Vif] = {}
     for vif in sorted(every, key=_is_elsewhere):
         if vif.host_ref in (None, host_ref):
-            here.setdefault((vif.value["bridge"], vif.value["mac"]), vif)
+            here.setdefault(_wire(vif), vif)
     objects: Objects = {f"vif:{vif.uuid}": vif.value for vif in here.values()}
     if not objects:
         return {}

@@ -5,6 +5,7 @@ All of it lies in the journal's Redis, below `<prefix>:firewall:<pool>`:
     groups       rules:GROUP, members:GROUP, provider -> {"version", "by", "value"}
     generation   numbers the looks at what shall be: hosts take no document that is older than theirs
     host:<name>  object -> generation and hash, of what the host has said that it has (its name: uuid and boot)
+    expected     VM's uuid -> the interfaces of one that is on its way, until it has arrived
     verified:<name>, capabilities:<uuid>, token   what the poller and the choice of a back end remember for a while
 
 Each write is one script, so that of two writers one comes after the other, and one that is repeated changes nothing.
@@ -113,6 +114,22 @@ class Groups:
             {name[8:]: value for name, value in values.items() if name.startswith("members:")},
             values.get("provider"),
         )
+
+    def expect(self, vm_uuid: str, vifs: list[dict[str, Any]], for_s: float) -> None:
+        """Note that a VM is on its way, with interfaces that the pool does not know yet; for so long at most."""
+        entry = {"until": self.redis.time()[0] + for_s, "vifs": vifs}
+        self.redis.hset(self._key("expected"), vm_uuid, json.dumps(entry))
+
+    def expect_no_more(self, vm_uuid: str) -> None:
+        """Note that a VM has arrived, or does not come."""
+        self.redis.hdel(self._key("expected"), vm_uuid)
+
+    def expected(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the VMs that are on their way, by uuid, with the interfaces that were noted."""
+        found = cast("dict[bytes, bytes]", self.redis.hgetall(self._key("expected")))
+        entries = {vm_uuid.decode(): json.loads(text) for vm_uuid, text in found.items()}
+        now = self.redis.time()[0] if entries else 0
+        return {vm_uuid: entry["vifs"] for vm_uuid, entry in entries.items() if entry["until"] > now}
 
     def is_used(self) -> bool:
         """Tell whether anybody has ever given this pool a group or a list of the provider."""

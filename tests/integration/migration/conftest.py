@@ -6,14 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.dom0 import install
 from tests.support.two_pools import TwoPools
 
 
 @pytest.fixture(scope="package")
 def migration_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPools]:
     """Pools of two hosts whose guests write nothing unless told to; tests take `rig`."""
-    options = ("--guest-writes", "0", "--hosts", "2", "--boot-time", "50ms", "--shutdown-time", "50ms")
-    with TwoPools(tmp_path_factory.mktemp("migration"), simulator_options=options, store="directory") as made:
+    folder = tmp_path_factory.mktemp("migration")
+    times = ("--boot-time", "50ms", "--shutdown-time", "50ms")
+    options = ("--guest-writes", "0", "--hosts", "2", *times, "--plugins", str(install(folder / "pack")))
+    with TwoPools(folder, simulator_options=options, store="directory") as made:
         yield made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,46 @@ def test_a_vm_moves_to_another_pool_with_its_disks(rig: TwoPools) -> None:
     disks = rig.disks("far", vm["ref"])
     assert disks["1"]["other_config"]["vmops.disk"] == disks["1"]["ref"]
     assert disks["0"]["other_config"]["vmops.disk"] == "OpaqueRef:another", "a copy of another disk stays one"
+
+
+def filtered(rig: TwoPools) -> dict[str, str]:
+    """Return what is filtered in pool far: MAC -> the interface's uuid."""
+    found: dict[str, str] = {}
+    for one in rig.far.control("GET", "dom0").values():
+        path = Path(one["root"]) / "var/lib/vmops/firewall/state.json"
+        objects = json.loads(path.read_text())["objects"] if path.exists() else {}
+        found |= {value["mac"]: key for key, (_, value) in objects.items() if key.startswith("vif:") and value}
+    return found
+
+
+def test_a_vm_is_filtered_in_the_other_pool_before_it_arrives(rig: TwoPools) -> None:
+    made = rig.add("fenced", 2)
+    with rig.simulator.session() as call:
+        call("VM.add_to_other_config", made["ref"], "vmops.group.web", "")
+        mac = call("VIF.get_MAC", call("VM.get_VIFs", made["ref"])[0])
+    rig.done(rig.client.refresh_security_group_rules(security_group_id="web", rules=[], pool="far"))
+    pause = rig.simulator.add_fault(match="Async.VM.migrate_send", effect="pause", when="before")
+    moving = live(rig, made, dest={"pool": "far"})
+    rig.simulator.wait_for_hit(pause, 30)
+    rig.client.query("poll_firewall", {"pool": "far"})
+    assert mac in filtered(rig)
+    rig.simulator.clear_faults()
+    rig.done(moving)
+    rig.client.query("poll_firewall", {"pool": "far"})
+    with rig.far.session() as call:
+        (vif,) = call("VM.get_VIFs", call("VM.get_by_uuid", made["uuid"]))
+        assert filtered(rig) == {mac: f"vif:{call('VIF.get_uuid', vif)}"}
+
+
+def test_a_move_that_is_refused_leaves_nothing_to_be_filtered(rig: TwoPools) -> None:
+    made = rig.add("stays", 2)
+    with rig.simulator.session() as call:
+        call("VM.add_to_other_config", made["ref"], "vmops.group.web", "")
+    rig.done(rig.client.refresh_security_group_rules(security_group_id="web", rules=[], pool="far"))
+    rig.simulator.add_fault(match="VM.assert_can_migrate", effect="failure", error=["VM_REQUIRES_SR", "a", "b"])
+    rig.failed(live(rig, made, dest={"pool": "far"}), "VM_REQUIRES_SR", State.UNDONE)
+    rig.client.query("poll_firewall", {"pool": "far"})
+    assert filtered(rig) == {}
 
 
 def test_what_the_pool_refuses_leaves_the_vm_as_it_is(rig: TwoPools) -> None:

@@ -244,8 +244,7 @@ def test_a_halted_vm_is_started_only_where_its_rules_are(ward: Fenced) -> None:
     assert ward.vif(vm) in ward.objects(2)
 
 
-@pytest.mark.matrix
-def test_rules_are_at_the_destination_before_a_vm_is_moved_there(ward: Fenced) -> None:
+def test_rules_are_at_the_destination_before_a_vm_is_moved_there_and_polls_leave_them(ward: Fenced) -> None:
     vm = ward.member(0, "web")
     ward.allow("web", HTTP)
     fault = ward.simulator.add_fault(match="Async.VM.pool_migrate", effect="pause", when="before")
@@ -253,5 +252,10 @@ def test_rules_are_at_the_destination_before_a_vm_is_moved_there(ward: Fenced) -
     handle = ward.do("live_migrate", vm, dest={"host": host})
     ward.simulator.wait_for_hit(fault, 30)
     assert ward.vif(vm) in ward.objects(1)
+    ward.call("VM.add_to_other_config", vm.ref, "people", "theirs")  # the poll has something to look at
+    ward.client.poll_firewall()
+    assert ward.vif(vm) in ward.objects(1)
     ward.simulator.clear_faults()
     ward.succeeded(handle)
+    ward.client.poll_firewall()
+    assert [ward.vif(vm) in ward.objects(host) for host in range(3)] == [False, True, False]
