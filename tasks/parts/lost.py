@@ -6,6 +6,8 @@
     if found is None:
         intend(op, "VM.create")
         vm.create(...)
+
+So the journal knows of a call before it goes out.
 """
 
 from __future__ import annotations
