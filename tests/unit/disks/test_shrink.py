@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import random
+import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from tests.support.partitioned import (
-    LVM,
-    MIB,
-    START,
-    Kind,
-    Stream,
-    Watch,
-    assert_sound_gpt,
-    disk,
-    export,
-    file_system,
-    mbr_span,
-    tool,
-)
+from tests.support.filled import assert_sound, filled_disk
+from tests.support.mounting import WAYS, read, why_not
+from tests.support.partitioned import LVM, MIB, START, Kind, Stream, Watch, disk, export, span_of
+from tests.support.tools import run_tool
+from tests.support.trees import OLD, Tree, entries
 from worker.disks import ext, peek, relay
 from worker.disks.local import LocalDisk
 from worker.disks.partitions import TABLE_BYTES, Layout, read_layout
@@ -30,7 +22,6 @@ from worker.errors import ResizeRefused, TruncatedStream
 from worker.images import vhd
 
 LARGE, SMALL = 48 * MIB, 24 * MIB
-NOISE = random.Random(5).randbytes(3 * MIB)
 
 
 def layout_of(raw: bytes) -> Layout:
@@ -38,22 +29,19 @@ def layout_of(raw: bytes) -> Layout:
 
 
 def made(tmp_path: Path, kind: Kind, fs: str = "ext4") -> bytes:
-    room = LARGE if kind == "none" else LARGE - 2 * MIB
-    return disk(kind, LARGE, file_system(tmp_path, room, fs, {"noise": NOISE, "hello": b"hello\n"}))
+    filled_disk(tmp_path / "disk", kind, fs, LARGE, SMALL)
+    return (tmp_path / "disk").read_bytes()
 
 
-def part_of(raw: bytes, kind: Kind) -> tuple[int, int]:
-    return {"none": lambda _: (0, len(raw)), "mbr": mbr_span, "gpt": assert_sound_gpt}[kind](raw)
-
-
-def edited(tmp_path: Path, raw: bytes) -> bytes:
-    """Return the disk after its guest has written another file."""
-    start, size = layout_of(raw).start, layout_of(raw).size
-    image, note = tmp_path / "edited", tmp_path / "note"
-    image.write_bytes(raw[start : start + size])
-    note.write_bytes(b"written after the base\n")
-    tool("debugfs", "-w", "-R", f"write {note} note", str(image))
-    return raw[:start] + image.read_bytes() + raw[start + size :]
+def edited(path: Path, start: int) -> Tree:
+    """Let the disk's guest write another file; return it."""
+    notes = path.with_name("notes")
+    notes.mkdir()
+    (notes / "note").write_bytes(b"written after the base\n")
+    os.utime(notes / "note", (OLD, OLD))
+    for command in (f"write {notes / 'note'} note", f"sif note mtime @{OLD}"):
+        run_tool("debugfs", "-w", "-R", command, f"{path}?offset={start}")
+    return entries(notes)
 
 
 def fetch(local: LocalDisk, data: bytes) -> None:
@@ -65,54 +53,63 @@ def taken(local: LocalDisk, source: Stream) -> int:
     return local.take_difference(source, relay.open_head(source, vhd.DIFFERENCING), Watch())
 
 
-def sent(local: LocalDisk, size: int, tmp_path: Path) -> bytes:
-    """Return the disk that the VHD holds which goes out."""
+def sent(local: LocalDisk, size: int, plain: Path) -> None:
+    """Make `plain` the disk that the VHD holds which goes out."""
     target = Stream()
     length = local.send(size, lambda _length: nullcontext(target), Watch())
     assert length == len(target.data)
     assert target.is_confirmed
-    path, plain = tmp_path / "out.vhd", tmp_path / "out.raw"
+    path = plain.with_suffix(".vhd")
     path.write_bytes(target.data)
     assert vhd.vhd_to_raw(path, plain) == size
-    return plain.read_bytes()
-
-
-def assert_sound(raw: bytes, kind: Kind, tmp_path: Path) -> None:
-    start, size = part_of(raw, kind)
-    assert start + size <= len(raw) == SMALL
-    image = tmp_path / "part"
-    image.write_bytes(raw[start : start + size])
-    tool("e2fsck", "-fn", str(image))
-    assert "hello" in tool("debugfs", "-R", "cat hello", str(image))
-    assert "written after the base" in tool("debugfs", "-R", "cat note", str(image))
-    out = tmp_path / "noise"
-    tool("debugfs", "-R", f"dump noise {out}", str(image))
-    assert out.read_bytes() == NOISE
-    if kind != "none":
-        assert raw[:9] == b"boot code"
-        assert raw[START // 2 : START // 2 + 9] == b"bios boot"
 
 
 @pytest.mark.parametrize(("kind", "fs"), [("gpt", "ext4"), ("mbr", "ext3"), ("none", "ext2")])
 def test_the_smaller_disk_is_sound_and_holds_what_was_written_until_the_end(
-    tmp_path: Path, kind: Kind, fs: str
+    tmp_path: Path, kind: Kind, fs: str, record_property: Callable[[str, object], None]
 ) -> None:
-    raw = made(tmp_path, kind, fs)
-    ext.assert_fits(ext.look(raw[layout_of(raw).start :][: ext.LOOK_BYTES]), SMALL)
-    local, watch = LocalDisk(tmp_path / "work", "one", layout_of(raw), "base"), Watch()
+    disk_path, small_path = tmp_path / "disk", tmp_path / "small"
+    held = filled_disk(disk_path, kind, fs, LARGE, SMALL)
+    raw = disk_path.read_bytes()
+    layout = layout_of(raw)
+    ext.assert_fits(ext.look(raw[layout.start :][: ext.LOOK_BYTES]), SMALL)
+    local, watch = LocalDisk(tmp_path / "work", "one", layout, "base"), Watch()
     base = Stream(export(raw))
     assert local.take_base(base, relay.open_head(base, vhd.DYNAMIC), watch) == len(base.data)
     assert local.has_base
-    assert not LocalDisk(tmp_path / "work", "one", layout_of(raw), "another").has_base
-    after = edited(tmp_path, raw)
-    difference = Stream(export(after, raw))
+    assert not LocalDisk(tmp_path / "work", "one", layout, "another").has_base
+    held |= edited(disk_path, layout.start)
+    difference = Stream(export(disk_path.read_bytes(), raw))
     assert taken(local, difference) == len(difference.data) < len(base.data)
-    assert not LocalDisk(tmp_path / "work", "one", layout_of(raw), "base").has_base
+    assert not LocalDisk(tmp_path / "work", "one", layout, "base").has_base
     local.shrink(SMALL, watch.check)
     assert local.is_small
-    assert_sound(sent(local, SMALL, tmp_path), kind, tmp_path)
+    sent(local, SMALL, small_path)
     local.discard()
     assert not list((tmp_path / "work").iterdir())
+    record_property("read by", assert_sound(small_path, kind, fs, held, SMALL))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_reads_disks_in_other_tests_sees_a_file_that_differs(tmp_path: Path, way: str) -> None:
+    if reason := why_not(way, "ext4"):
+        pytest.skip(reason)
+    path = tmp_path / "disk"
+    held, span = filled_disk(path, "gpt", "ext4", LARGE, SMALL), (START, LARGE - 2 * START)
+    assert read(way, path, "ext4", span) == held
+    for command in ("rm etc/run", "sif hello size 5", f"sif noise mtime @{OLD}"):
+        run_tool("debugfs", "-w", "-R", command, f"{path}?offset={START}")
+    found = read(way, path, "ext4", span)
+    assert {name for name in held if held[name] != found.get(name)} == {"etc/run", "hello", "noise", "etc/deep/twin"}
+
+
+def test_a_disk_whose_journal_waits_for_being_replayed_is_not_taken_for_sound(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    held = filled_disk(path, "gpt", "ext4", LARGE, SMALL)
+    assert_sound(path, "gpt", "ext4", held, LARGE)
+    run_tool("debugfs", "-w", "-R", "feature needs_recovery", f"{path}?offset={START}")
+    with pytest.raises(AssertionError):
+        assert_sound(path, "gpt", "ext4", held, LARGE)
 
 
 def test_a_base_that_broke_off_does_not_count(tmp_path: Path) -> None:
@@ -231,4 +228,4 @@ def test_a_partition_that_fits_already_keeps_its_size(kind: Kind) -> None:
     assert layout.room(4 * MIB) == MIB
     first, last = layout.shortened(4 * MIB)
     short = first + raw[len(first) : 4 * MIB - len(last)] + last
-    assert part_of(short, kind) == (START, MIB)
+    assert span_of(short, kind) == (START, MIB)
