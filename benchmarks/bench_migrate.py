@@ -6,18 +6,20 @@ Transfer: a process streams a valid VHD with every block used, as an export does
 does. Ours is what a worker does between them: head read and checked, bytes moved, closing footer compared, both ends
 asked for their word. The other side is `curl EXPORT | curl -T - IMPORT`. Sides alternate; medians count.
 
-Moves: two simulated pools and a worker. For disks of several sizes, all full of noise and hardly written to while they
-move: bytes of base and difference, and the time from power off to started again.
+Moves: two simulated pools and a worker; disks full of noise. How many bytes of base and difference pass the worker, and
+the time from power off to started again:
 
-Targets: at least 0.8 of `curl | curl`; the downtime of the largest disk at most 2 s above that of the smallest.
+- for disks of several sizes, hardly written to while they move;
+- for a disk of one size whose guest writes into a number of blocks of 2 MiB between the base and power off.
+
+Targets: at least 0.8 of `curl | curl`; the downtime of the largest disk at most 2 s above that of the smallest; the
+difference at most the blocks that were written, with their bitmaps, and 64 KiB; for twice the blocks twice the bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
-import multiprocessing
 import shutil
 import socket
 import statistics
@@ -25,20 +27,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.streams import serve_export
+from benchmarks.streams import GIB, MIB, HttpExport, NoWatch, serve_export, served
 from tests.support import vhd_files
 from tests.support.two_pools import TwoPools
 from worker.disks import relay
 from worker.images import vhd
 
-MIB, GIB = 1 << 20, 1 << 30
 LEAST_RATIO, MOST_MORE_DOWNTIME_S = 0.8, 2.0
-SPAWN = multiprocessing.get_context("spawn")
+#: A block of a VHD with its bitmap; and what a VHD without blocks has: footers, header, table.
+BLOCK, MOST_EMPTY = 2 * MIB + 512, 64 * 1024
+POOLS: dict[str, Any] = {"store": "directory", "simulator_options": ("--guest-writes", "0")}
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------
@@ -63,42 +66,7 @@ def serve_import(ready: Connection) -> None:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
-@contextlib.contextmanager
-def served(target: Callable[..., None], *arguments: object) -> Iterator[str]:
-    """Yield the address of a server in a process of its own."""
-    ours_end, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=target, args=(theirs, *arguments), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{ours_end.recv()}"
-    finally:
-        process.kill()
-        process.join()
-
-
 # -- the two sides -----------------------------------------------------------------------------------------------------
-
-
-class HttpExport:
-    """An export over HTTP that the pool always confirms."""
-
-    def __init__(self, url: str) -> None:
-        address = urlsplit(url)
-        self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
-        self._connection.request("GET", "/export_raw_vdi")
-        self._response = self._connection.getresponse()
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill some of `buffer`."""
-        return self._response.readinto(buffer)
-
-    def confirm(self, *, verified: bool = False) -> None:
-        """Agree."""
-
-    def close(self) -> None:
-        """Drop the connection."""
-        self._response.close()
-        self._connection.close()
 
 
 class HttpImport:
@@ -117,16 +85,6 @@ class HttpImport:
         """Wait for the answer."""
         self._connection.recv(4096)
         self._connection.close()
-
-
-class NoWatch:
-    """Lets the transfer go on."""
-
-    def progress(self, done_bytes: int, total_bytes: int | None) -> None:
-        """Take no note."""
-
-    def check(self) -> None:
-        """Agree."""
 
 
 def ours(export_url: str, import_url: str) -> float:
@@ -167,23 +125,29 @@ def compare(disk: int, rounds: int) -> float:
 # -- moves -------------------------------------------------------------------------------------------------------------
 
 
-def move(rig: TwoPools, mib: int) -> float:
-    """Move a VM with a disk of this size; print what went over the wire, return the downtime."""
-    made = rig.add(f"disk-{mib}", mib)
-    rig.simulator.guest(made["uuid"], writes_per_s=20)
+def move(rig: TwoPools, mib: int, blocks: int | None = None) -> tuple[int, float]:
+    """Move a VM with a disk of this size; print what went over the wire, return the difference and the downtime.
+
+    Its guest writes into so many blocks after the base has gone, or now and then when that is None.
+    """
+    made = rig.add("moved", mib)
     began = time.perf_counter()
-    moved = rig.done(rig.migrate(made), 300)
+    if blocks is None:
+        rig.simulator.guest(made["uuid"], writes_per_s=20)
+        moved = rig.done(rig.migrate(made), 300)
+    else:
+        moved = rig.done(rig.migrate_written(made, blocks), 300)
     done = rig.done(rig.finish(moved), 300)
     seconds = time.perf_counter() - began
-    sizes = moved["disks"][0]["bytes"]
+    sizes, written = moved["disks"][0]["bytes"], "now and then" if blocks is None else f"in {2 * blocks} MiB"
     print(
-        f"{mib:>6} MiB: base {sizes['base'] / MIB:.1f} MiB, difference {sizes['difference'] / MIB:.1f} MiB, "
-        f"{seconds:.1f} s in all, down for {done['downtime_s']:.2f} s",
+        f"{mib:>6} MiB, written {written:<13}: base {sizes['base'] / MIB:.1f} MiB, difference "
+        f"{sizes['difference'] / MIB:.1f} MiB, {seconds:.1f} s in all, down for {done['downtime_s']:.2f} s",
         flush=True,
     )
     rig.done(rig.client.confirm_migration(instance={"vm_uuid": done["vm_uuid"]}, pool="far"))
     rig.remove_vms()
-    return float(done["downtime_s"])
+    return sizes["difference"], float(done["downtime_s"])
 
 
 def main() -> None:
@@ -195,11 +159,18 @@ def main() -> None:
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is not installed")
     ratio = compare(*((256 * MIB, 3) if options.quick else (GIB, 5)))
-    with tempfile.TemporaryDirectory(prefix="vmops-bench-") as folder, TwoPools(Path(folder), store="directory") as rig:
-        downtimes = [move(rig, mib) for mib in ((16, 64, 256) if options.quick else (64, 256, 1024))]
+    sizes, one_size = ((16, 64, 256), 256) if options.quick else ((64, 256, 1024), 1024)
+    counts = (0, 4, 16) if options.quick else (0, 8, 32, 128)
+    with tempfile.TemporaryDirectory(prefix="vmops-bench-") as folder, TwoPools(Path(folder), **POOLS) as rig:
+        downtimes = [move(rig, mib)[1] for mib in sizes]
+        sent = {blocks: move(rig, one_size, blocks)[0] for blocks in counts}
+    per_block = [(sent[blocks] - sent[0]) / blocks / BLOCK for blocks in counts[1:]]
+    print(f"bytes of the difference for each byte of a written block: {', '.join(f'{one:.4f}' for one in per_block)}")
     verdicts = {
         "at least 0.8 of curl | curl": ratio >= LEAST_RATIO,
         "downtime independent of the disk's size": downtimes[-1] - downtimes[0] <= MOST_MORE_DOWNTIME_S,
+        "the difference is what was written": all(sent[one] <= one * BLOCK + MOST_EMPTY for one in counts),
+        "and in proportion to it": all(0.99 <= one <= 1.01 for one in per_block),
     }
     for target, is_met in verdicts.items():
         print(f"{'met' if is_met else 'MISSED':<8}{target}")

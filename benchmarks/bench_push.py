@@ -22,10 +22,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import itertools
 import json
-import multiprocessing
 import resource
 import shutil
 import socket
@@ -34,26 +32,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.streams import serve_export
+from benchmarks.streams import GIB, MIB, SPAWN, HttpExport, NoWatch, serve_export, served
 from worker.images.image import ImageMeta
 from worker.images.push import MARK, PushPlan, push
 from worker.images.store import ImageStore, open_store
 from worker.settings import Settings
 
-MIB, GIB = 1 << 20, 1 << 30
 LEAST_RATIO = 0.9
 MOST_GROWTH = 64 * MIB
 MOST_DIFFERENCE = 8 * MIB
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - folders of our own are made below it
 ROW = "{:<11}{:>7}{:>11}{:>7}{:>10}{:>7}{:>10}"
-SPAWN = multiprocessing.get_context("spawn")
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------
@@ -121,52 +115,7 @@ def serve_sink(ready: Connection) -> None:
         Sink(server).serve()
 
 
-@contextlib.contextmanager
-def served(target: Callable[..., None], *arguments: object) -> Iterator[str]:
-    """Yield the address of a server in a process of its own."""
-    ours, theirs = SPAWN.Pipe()
-    process: BaseProcess = SPAWN.Process(target=target, args=(theirs, *arguments), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{ours.recv()}"
-    finally:
-        process.kill()
-        process.join()
-
-
 # -- the two sides -----------------------------------------------------------------------------------------------------
-
-
-class HttpExport:
-    """An export over HTTP that the pool always confirms."""
-
-    def __init__(self, url: str) -> None:
-        address = urlsplit(url)
-        self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
-        self._connection.request("GET", "/export_raw_vdi")
-        self._response = self._connection.getresponse()
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill some of `buffer`."""
-        return self._response.readinto(buffer)
-
-    def confirm(self) -> None:
-        """Agree."""
-
-    def close(self) -> None:
-        """Drop the connection."""
-        self._response.close()
-        self._connection.close()
-
-
-class NoWatch:
-    """Lets the push go on."""
-
-    def progress(self, done_bytes: int, total_bytes: int | None) -> None:
-        """Take no note."""
-
-    def check(self) -> None:
-        """Agree."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ GET    stats                   {"calls": {name: count}, "total", "sessions"}
 POST   stats/reset
 GET    faults | POST faults | DELETE faults | DELETE faults/<id>    (simulator.faults)
 GET    guests/<vm uuid> | POST guests/<vm uuid>                     (simulator.guests.Habits; {"console": text} prints;
+                               {"writes_at": [first byte, ...]} writes 4 KiB of noise at each, on the first disk;
                                "inside" of the answer is simulator.agent.inside)
 POST   guests/<vm uuid>/xenstore  {"xenstore": path of a socket, "domid"}     (simulator.dom0.guest_sockets)
 GET    hosts | POST hosts/<uuid>                                    (simulator.control_hosts)
@@ -150,6 +151,8 @@ class Control:
         text = wish.pop("console", "")
         if text and not self._pool.dom0s.print_console(vm, str(text)):
             raise ValueError("console: the VM does not run")
+        if places := wish.pop("writes_at", None):
+            self._pool.guests.writes.at(vm, places)
         return self._pool.guests.change(vm, wish)
 
     def _toolstack(self, _rest: str, wish: dict[str, Any], connection: Connection) -> Any:
@@ -246,7 +249,7 @@ class Control:
         while uuid is not None:
             chain.append(uuid)
             uuid = repository.node(uuid).parent
-        with self._pool.guests.writes_paused(vdi["uuid"]):
+        with self._pool.guests.writes.paused(vdi["uuid"]):
             digest = repository.sha256(vdi["uuid"])
         return {
             "sha256": digest,

@@ -6,9 +6,6 @@ While it runs it keeps writing to its root disk, so that a snapshot taken wrongl
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,8 +15,8 @@ from simulator.agent import habits as agent_habits
 from simulator.agent.habits import AgentHabits
 from simulator.api import vm_rules
 from simulator.core.database import Row
+from simulator.guest_writes import GuestWrites
 from simulator.model.types import NULL
-from simulator.storage import GuestWriter, load_extents
 
 if TYPE_CHECKING:
     from simulator.pool import Pool
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
 _FEATURES = dict.fromkeys(("feature-poweroff", "feature-reboot", "feature-suspend", "feature-shutdown"), "1")
 _OS = {"name": "Debian GNU/Linux 12", "uname": "6.1.0", "distro": "debian", "major": "12"}
 _DRIVERS = {"major": "8", "minor": "2", "micro": "0", "build": "1"}
-#: Where a guest writes on a disk that the simulator did not fill: 4 MiB in its middle.
-_WRITE_SPAN = 4 << 20
 
 
 _DOMAIN_FIELDS = ("power_state", "domid", "resident_on")
@@ -57,9 +52,7 @@ class Guests:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._writers: dict[str, GuestWriter] = {}
-        self._pauses: dict[str, int] = {}
-        self._lock = threading.RLock()
+        self.writes = GuestWrites(pool)
 
     # -- habits
 
@@ -84,8 +77,8 @@ class Guests:
             if vm["power_state"] == "Running" and wish.keys() & {"agent", "pv_drivers", "static_ip"}:
                 self._report(vm, habits)
         if "writes_per_s" in wish and vm["power_state"] == "Running":
-            self._stop_writer(vm)
-            self._start_writer(vm)
+            self.writes.stop(vm)
+            self.writes.start(vm, self.habits(vm).writes_per_s)
         return self.describe(vm)
 
     def describe(self, vm: Row) -> dict[str, Any]:
@@ -132,7 +125,7 @@ class Guests:
     def resumed(self, vm: Row) -> None:
         """Let a guest run on (unpause, resume)."""
         self._pool.agents.resumed(vm)
-        self._start_writer(vm)
+        self.writes.start(vm, self.habits(vm).writes_per_s)
 
     def moved(self, vm: Row) -> None:
         """Let a guest run on in the domain that took it over (migration); one that still boots reports later."""
@@ -143,7 +136,7 @@ class Guests:
 
     def paused(self, vm: Row) -> None:
         """Let a guest stand still (pause, suspend), or end."""
-        self._stop_writer(vm)
+        self.writes.stop(vm)
 
     def _boot_done(self, vm_ref: str, domid: int) -> None:
         with self._pool.db as db:
@@ -156,7 +149,7 @@ class Guests:
             self._pool.dom0s.print_login(vm)
             self._pool.agents.booted(vm)
         if is_running:
-            self._start_writer(vm)
+            self.writes.start(vm, self.habits(vm).writes_per_s)
 
     def entered(self, vm: Row) -> None:
         """Let the tools of a guest that goes on in a new domain write there what they wrote before.
@@ -234,7 +227,7 @@ class Guests:
                     self._report(vm, self.habits(vm))
                 self._pool.agents.booted(vm)
         for vm in running:
-            self._start_writer(vm)
+            self.writes.start(vm, self.habits(vm).writes_per_s)
 
     def domains(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Return what the hypervisor knows: states of VMs and of their devices. The database is locked."""
@@ -286,86 +279,6 @@ class Guests:
         if self._pool.db.find("VM_guest_metrics", vm["guest_metrics"]) is None:
             self.booted(vm)
             self._report(vm, self.habits(vm))
-
-    # -- writing
-
-    def _root_disk(self, vm: Row) -> Row | None:
-        db = self._pool.db
-        with db:
-            vbds = [
-                vbd
-                for vbd in db.linked(vm, "VBDs", "VBD")
-                if vbd["type"] == "Disk" and vbd["mode"] == "RW" and vbd["currently_attached"] and vbd["VDI"] != NULL
-            ]
-            # Positions are numbers, or names such as xvda.
-            vbds.sort(key=lambda vbd: (len(vbd["userdevice"]), vbd["userdevice"]))
-            return db.find("VDI", vbds[0]["VDI"]) if vbds else None
-
-    def _start_writer(self, vm: Row) -> None:
-        habits = self.habits(vm)
-        disk = self._root_disk(vm)
-        if disk is None or habits.writes_per_s <= 0 or not self._pool.hosts.has_domain(vm):
-            return
-        repository = self._pool.repository_of(disk)
-        with self._lock:
-            if vm.ref in self._writers:
-                return
-            extents = self._extents(disk)
-            writer = GuestWriter(
-                repository, disk["uuid"], extents, rate=habits.writes_per_s, seed=self._pool.settings.seed
-            )
-            self._writers[vm.ref] = writer
-            writer.start()
-            if self._pauses.get(disk["uuid"]):
-                writer.pause()
-
-    def _extents(self, disk: Row) -> list[tuple[int, int]]:
-        if self._pool.db.notes.get(f"content/{disk['uuid']}") == "ext4":
-            return list(load_extents())
-        size = disk["virtual_size"]
-        start = size // 2 // 4096 * 4096
-        return [(start, min(_WRITE_SPAN, size - start))]
-
-    def _stop_writer(self, vm: Row) -> None:
-        with self._lock:
-            writer = self._writers.pop(vm.ref, None)
-        if writer is not None:
-            writer.stop()
-
-    @contextlib.contextmanager
-    def writes_paused(self, vdi_uuid: str) -> Iterator[None]:
-        """Let no guest write to a disk for a moment, as XAPI pauses the disk's data path around a snapshot."""
-        vm_refs = self._users_of(vdi_uuid)
-        with self._lock:
-            self._pauses[vdi_uuid] = self._pauses.get(vdi_uuid, 0) + 1
-            for writer in self._writers_of(vm_refs):
-                writer.pause()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._pauses[vdi_uuid] -= 1
-                if not self._pauses[vdi_uuid]:
-                    del self._pauses[vdi_uuid]
-                    for writer in self._writers_of(vm_refs):
-                        writer.resume()
-
-    def _writers_of(self, vm_refs: list[str]) -> list[GuestWriter]:
-        return [self._writers[ref] for ref in vm_refs if ref in self._writers]
-
-    def _users_of(self, vdi_uuid: str) -> list[str]:
-        db = self._pool.db
-        with db:
-            vdi = db.tables["VDI"].by_uuid.get(vdi_uuid)
-            return [vbd["VM"] for vbd in db.linked(vdi, "VBDs", "VBD")] if vdi is not None else []
-
-    def stop_all(self) -> None:
-        """Stop every writer."""
-        with self._lock:
-            writers = list(self._writers.values())
-            self._writers.clear()
-        for writer in writers:
-            writer.stop()
 
 
 def check(wish: dict[str, Any]) -> None:

@@ -217,7 +217,7 @@ class Pool:
     def stop(self) -> None:
         """End everything and keep the state."""
         self.scheduler.stop()
-        self.guests.stop_all()
+        self.guests.writes.stop_all()
         self.guest_sockets.close()
         self.dom0s.close()
         for collector in self.collectors:

@@ -164,7 +164,7 @@ def branch(ctx: Context, vdi: Row, operation: str, **fields: Any) -> Row:
     pool, sr = ctx.pool, ctx.db.row("SR", vdi["SR"])
     repository = pool.repository(sr)
     new_uuid, base_uuid = pool.ids.uuid(), pool.ids.uuid()
-    with pool.guests.writes_paused(vdi["uuid"]), storage():
+    with pool.guests.writes.paused(vdi["uuid"]), storage():
         digest = repository.sha256(vdi["uuid"]) if vdi["virtual_size"] <= pool.settings.digest_limit else None
         work = repository.snapshot if operation == "snapshot" else repository.clone
         has_base = work(vdi["uuid"], new_uuid, base_uuid)

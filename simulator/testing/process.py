@@ -295,7 +295,7 @@ class PoolProcess:
         return answer
 
     def guest(self, vm_uuid: str, **habits: object) -> dict[str, Any]:
-        """Change how a guest behaves (keys: simulator.guests.Habits); return its habits, and what is inside."""
+        """Change how a guest behaves (keys: simulator.control); return its habits, and what is inside."""
         answer: dict[str, Any] = self.control("POST", f"guests/{vm_uuid}", habits)
         return answer
 

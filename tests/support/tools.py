@@ -7,7 +7,6 @@ import subprocess
 
 import pytest
 
-
 #: Services often have no sbin on their PATH, nor have people.
 TOOLS_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 

@@ -61,6 +61,15 @@ class TwoPools(Rig):
         request = {"dest": dest, "instance_type": FLAVOR, "pool": "lab", **fields}
         return self.client.migrate_disk_and_power_off(instance={"vm_uuid": made["uuid"]}, **request)
 
+    def migrate_written(self, made: dict[str, Any], blocks: int, dest: str = "far") -> Handle:
+        """Begin to move a VM whose guest writes into so many blocks of 2 MiB between base and power off."""
+        pause = self.simulator.add_fault(match="Async.VM.clean_shutdown", nth=1, effect="pause")
+        moving = self.migrate(made, dest)
+        self.simulator.wait_for_hit(pause, 300)
+        self.simulator.guest(made["uuid"], writes_at=[2 * MIB * number + 4096 for number in range(blocks)])
+        self.simulator.clear_faults()
+        return moving
+
     def finish(self, moved: dict[str, Any], **fields: Any) -> Handle:
         """Finish what `migrate` has begun, given its result."""
         request = {"instance_type": FLAVOR, "pool": moved["pool"], **fields}

@@ -100,14 +100,21 @@ def test_disks_that_were_carried_go_also_when_somebody_has_removed_their_vm(rig:
     assert confirmed["removed"] == made["vdis"]
 
 
-def test_the_difference_alone_is_sent_while_the_vm_is_halted(rig: TwoPools) -> None:
-    made = rig.add("big", 64)
-    result = rig.done(rig.migrate(made, "far"))
-    sizes = result["disks"][0]["bytes"]
-    assert sizes["base"] > 60 * MIB
-    assert sizes["difference"] < 64 * 1024
-    assert rig.simulator.calls()["GET /export_raw_vdi"] == rig.far.calls()["PUT /import_raw_vdi"] == 2
-    rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
+def test_what_is_sent_while_the_vm_is_halted_is_in_proportion_to_what_its_guest_wrote(rig: TwoPools) -> None:
+    sent = {}
+    for blocks in (2, 12):
+        rig.simulator.reset_stats()
+        rig.far.reset_stats()
+        made = rig.add(f"wrote-{blocks}", 48)
+        result = rig.done(rig.migrate_written(made, blocks))
+        sizes = result["disks"][0]["bytes"]
+        assert 48 * MIB < sizes["base"] < 49 * MIB
+        sent[blocks] = sizes["difference"]
+        assert rig.simulator.calls()["GET /export_raw_vdi"] == rig.far.calls()["PUT /import_raw_vdi"] == 2
+        assert rig.digests("far", [result["disks"][0]["vdi_uuid"]]) == rig.digests("lab", made["vdis"])
+        rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
+    assert sent[2] < 2 * (2 * MIB + 512) + 64 * 1024
+    assert sent[12] - sent[2] == 10 * (2 * MIB + 512)
 
 
 def test_a_copy_to_another_storage_repository_of_the_pool_does_not_pass_the_worker(rig: TwoPools) -> None:
