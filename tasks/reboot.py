@@ -124,10 +124,19 @@ def ask_guest(op: Op, pool: Session, settings: Settings) -> None:
     task_ref = op.data.get("task_ref")
     if task_ref:
         _mark(op, pool, task_ref)
-        outcome = power.await_guest(op, pool, task_ref, patience_s)
+        outcome = power.await_guest(pool, task_ref, _left_s(op, patience_s))
         if outcome is not None and not _note_end(op, pool, outcome):
             return
     _await_domain(op, pool, patience_s)
+
+
+def _left_s(op: Op, patience_s: float) -> float:
+    """Return how much of its time the guest has left; a wait for its turn, or for the pool, takes nothing of it."""
+    return patience_s - op.seconds_since(op.data["asked_ms"])
+
+
+def _note_asked(op: Op, task_ref: str) -> None:
+    op.remember(asked=True, task_ref=task_ref, asked_ms=op.began_ms)
 
 
 def _ask(op: Op, pool: Session) -> Rec | None:
@@ -140,15 +149,14 @@ def _ask(op: Op, pool: Session) -> Rec | None:
             rec = power.look(op, pool)
             begun = _asked_by(rec)
         if begun is not None:
-            op.remember(asked=True, task_ref=begun)
+            _note_asked(op, begun)
             return None
     else:
         rec = power.seen(op, pool)
     if _has_rebooted(op, rec) or rec["power_state"] != "Running":
         return rec
     intend(op, _ASK)
-    task_ref = vm_power.begin_clean_reboot(pool, rec["ref"])
-    op.remember(asked=True, task_ref=task_ref)
+    _note_asked(op, vm_power.begin_clean_reboot(pool, rec["ref"]))
     return None
 
 
@@ -200,7 +208,7 @@ def _reason(rec: Rec, error: XenAPIFailure) -> str:
 def _await_domain(op: Op, pool: Session, patience_s: float) -> None:
     """Wait until the VM has a new domain, within the guest's time. Raises Wait."""
     rec = power.look(op, pool)
-    left_s = patience_s - op.waited_s
+    left_s = _left_s(op, patience_s)
     if _has_rebooted(op, rec) or rec["power_state"] == "Halted" or left_s <= 0:
         _settle(op, rec, f"it had {patience_s:g} s")
         return

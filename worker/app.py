@@ -39,8 +39,14 @@ MODULES = (
 )
 
 
+#: A tick expires by the clock of the worker, which may be so far ahead of beat's.
+_CLOCKS_APART_S = 60.0
+#: Life of a query's answer that nobody fetches.
+_ANSWER_LIFE_S = 3600.0
+
+
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return what beat sends. A tick that was not taken within its interval is dropped; its answer is not kept."""
+    """Return what beat sends. A tick that nobody took for long is dropped; its answer is not kept."""
     timeouts = {
         "poll_rebooting_instances": settings.reboot_timeout_s,
         "poll_rescued_instances": settings.rescue_timeout_s,
@@ -77,7 +83,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _tick(name: str, every_s: float, **arguments: str) -> dict[str, Any]:
-    options = {"expires": every_s, "queue": "vmops.control", "ignore_result": True}
+    options = {"expires": every_s + _CLOCKS_APART_S, "queue": "vmops.control", "ignore_result": True}
     return {"task": f"vmops.{name}", "schedule": every_s, "kwargs": arguments, "options": options}
 
 
@@ -87,9 +93,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "task_serializer": "json",
         "result_serializer": "json",
-        # AsyncResult(operation id): written by the journal's own scripts, not by Celery.
+        # AsyncResult(operation id): written by the journal's own scripts, not by Celery, which writes queries' answers.
         "result_backend": settings.journal_url,
-        "result_expires": settings.operation_retention_s,
+        "result_expires": _ANSWER_LIFE_S,
         "task_ignore_result": True,
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,

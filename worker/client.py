@@ -24,7 +24,7 @@ from kombu.exceptions import EncodeError, OperationalError
 from worker.app import close_app, make_app
 from worker.errors import PermanentError, RequestError, TransientError, UnknownOperation
 from worker.handle import Handle
-from worker.members import Members
+from worker.members import SECRET_FIELDS, Members
 from worker.operations import secrets
 from worker.operations.journal import connect
 from worker.operations.record import Record
@@ -120,7 +120,7 @@ class VMOps(Members):
         """Close a secret for the workers; the answer is the value of a secret field of a request."""
         key = self.journal.public_key()
         if key is None:
-            raise PermanentError("No worker has published a public key: set secret_key_file for the workers.")
+            raise PermanentError("No worker has published a public key: set secret_key_file, and start a worker.")
         return {"sealed": secrets.seal(key, text)}
 
     def _closed(self, secret: Any) -> Any:
@@ -133,7 +133,7 @@ class VMOps(Members):
         if self._catalogue and name not in self._catalogue:
             raise UnknownOperation(f"No operation is called {name!r}. There are: {', '.join(sorted(self._catalogue))}.")
         if not self.settings.allow_secrets_in_clear or self.journal.public_key() is not None:
-            request = with_secrets(request, self._catalogue.get(name, ()), self._closed)
+            request = with_secrets(request, self._catalogue.get(name, SECRET_FIELDS.get(name, ())), self._closed)
         try:
             json.dumps(request)
         except (TypeError, ValueError) as error:

@@ -10,6 +10,18 @@ from typing import Any
 from worker.handle import Handle
 from worker.members_xenstore import Client, Instance, XenStoreMembers
 
+_BUILD_SECRETS = ["admin_password", "files.*.secret_contents", "image_token"]
+
+#: The secret fields of each operation. Workers publish them, too; a client must not send one in clear before they have.
+SECRET_FIELDS: dict[str, list[str]] = {
+    "inject_file": ["secret_contents"],
+    "rescue": _BUILD_SECRETS,
+    "set_admin_password": ["new_pass"],
+    "snapshot": ["image_token"],
+    "spawn": _BUILD_SECRETS,
+    "spawn_rescue": _BUILD_SECRETS,
+}
+
 
 class Members(XenStoreMembers):
     """Mixed into `worker.client.VMOps`."""

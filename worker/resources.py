@@ -31,10 +31,12 @@ from worker.xenapi.session import Session, SessionPool
 _SWAP = """
 local kept = redis.call('GET', KEYS[1])
 if kept and kept ~= ARGV[2] then return kept end
-redis.call('SET', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
 return ARGV[1]
 """
-_DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+#: A node that is gone (a container that was replaced) leaves the reference of its session for so long; XAPI keeps the
+#: session itself for a day without use.
+_KEPT_S = 2 * 86400
 
 
 def _box_of(pool: PoolSettings) -> SecretBox:
@@ -58,29 +60,23 @@ class Vault:
 
     def load(self, pool: str) -> str | None:
         """Return the session that this node has, None when there is none that we can read."""
-        raw = cast("bytes | None", self._redis.get(self._key(pool)))
+        raw = cast("bytes | None", self._redis.getex(self._key(pool), ex=_KEPT_S))
         return self._open(raw) if raw else None
 
     def store(self, pool: str, session_ref: str, replaces: str | None) -> str:
         """Keep a new session instead of `replaces`; return the one to use: another process may have been first."""
         expected = self._seen.get(replaces or "", b"")
         raw = b64encode(self._box.encrypt(session_ref.encode()))
-        kept = cast("bytes", self._redis.eval(_SWAP, 1, self._key(pool), raw, expected))
+        kept = cast("bytes", self._redis.eval(_SWAP, 1, self._key(pool), raw, expected, _KEPT_S))
         if kept == raw:
             self._seen[session_ref] = raw
             return session_ref
         known = self._open(kept)
         if known is None or known == replaces:
-            self._redis.set(self._key(pool), raw)
+            self._redis.set(self._key(pool), raw, ex=_KEPT_S)
             self._seen[session_ref] = raw
             return session_ref
         return known
-
-    def forget(self, pool: str, session_ref: str) -> None:
-        """Drop a session that was logged out."""
-        raw = self._seen.pop(session_ref, None)
-        if raw is not None:
-            self._redis.eval(_DROP, 1, self._key(pool), raw)
 
     def _open(self, raw: bytes) -> str | None:
         try:

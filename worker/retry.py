@@ -12,13 +12,7 @@ from enum import StrEnum
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 
-from worker.errors import (
-    RequestError,
-    TransientError,
-    UnknownResult,
-    VmopsError,
-    XenAPIFailure,
-)
+from worker.errors import TransientError, UnknownResult, VmopsError, XenAPIFailure
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -112,7 +106,7 @@ def kind_of(error: BaseException) -> Kind:
         return Kind.UNKNOWN
     if isinstance(error, TransientError):
         return Kind.TRANSIENT
-    if isinstance(error, RequestError | VmopsError):
+    if isinstance(error, VmopsError):
         return Kind.PERMANENT
     if isinstance(error, OSError | HTTPException):
         return Kind.TRANSIENT

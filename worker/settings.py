@@ -144,7 +144,9 @@ class Settings(BaseSettings):
     )
     allow_secrets_in_clear: bool = Field(default=False, description="Accept secret fields that were not sealed.")
 
-    lease_ttl_s: Seconds = Field(default=30, description="Execution lease of one delivery; renewed at a third of it.")
+    lease_ttl_s: Seconds = Field(
+        default=30, description="Execution lease of one delivery; renewed at a third of it, at least every 2 s."
+    )
     submit_grace_s: Seconds = Field(
         default=20, description="Time a submitted chain may take to be delivered before it is sent again."
     )

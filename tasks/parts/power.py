@@ -223,15 +223,14 @@ def ask(op: Op, pool: Session, name: str, begin: Callable[[], str], *, patience_
     if name not in begun:
         begun[name] = begin()
         op.remember(begun=begun)
-    outcome = await_guest(op, pool, begun[name], patience_s)
+    outcome = await_guest(pool, begun[name], patience_s - op.waited_s)
     if outcome is not None:
         drop(op, pool, name)
     return outcome
 
 
-def await_guest(op: Op, pool: Session, task_ref: str, patience_s: float) -> Outcome | None:
-    """Return how a call ended, None when the patience is at its end. Raises Wait."""
-    left_s = patience_s - op.waited_s
+def await_guest(pool: Session, task_ref: str, left_s: float) -> Outcome | None:
+    """Return how a call ended, None when it has not and no time is left. Raises Wait."""
     outcome = xapi_task.wait(pool, task_ref, max(0.0, min(_SHORT_S, left_s)))
     if outcome.is_final:
         return outcome

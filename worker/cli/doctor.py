@@ -39,7 +39,7 @@ class Finding:
 
 def examine(vmops: VMOps) -> Iterator[Finding]:
     """Yield what is found, part by part."""
-    yield Finding("journal", without_password(vmops.settings.journal_url or ""), "good", "answers")  # asked before
+    yield from _journal(vmops)
     broker = _broker(vmops)
     yield broker
     if not vmops.settings.pools:
@@ -47,6 +47,20 @@ def examine(vmops: VMOps) -> Iterator[Finding]:
     for pool in vmops.settings.pools:
         if broker.level == "good":
             yield from _pool(vmops, pool)
+
+
+def _journal(vmops: VMOps) -> Iterator[Finding]:
+    """Judge how the journal's server keeps it."""
+    shown, said = without_password(vmops.settings.journal_url or ""), vmops.journal.redis.info()
+    policy = said.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        text = f"its server drops what it has when its memory is full ({policy})"
+        yield Finding("journal", shown, "bad", text, "Set maxmemory-policy to noeviction.")
+    elif not said.get("aof_enabled", True):
+        text = "answers; its server keeps no append-only file: operations do not outlive it"
+        yield Finding("journal", shown, "note", text, "Set appendonly to yes.")
+    else:
+        yield Finding("journal", shown, "good", "answers")
 
 
 def _broker(vmops: VMOps) -> Finding:

@@ -22,8 +22,12 @@ from importlib.resources import files
 from typing import Any, Literal, cast
 
 from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff
 from redis.client import Pipeline
 from redis.commands.core import Script
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
+from redis.retry import Retry
 
 from worker.errors import NotCancellable, OperationNotFound
 from worker.operations import results
@@ -31,6 +35,9 @@ from worker.operations.moves import Claim, Link, Move
 from worker.operations.record import Direction, Record, parse
 from worker.operations.states import FINAL, MOVES, State
 from worker.settings import Settings
+
+#: A command that broke off is sent again so often; every script bears that.
+_TRIES = 3
 
 
 def _encode(fields: Mapping[str, object]) -> dict[str, str]:
@@ -170,7 +177,7 @@ class Journal:
         )
 
     def move(self, record: Record, move: Move) -> int:
-        """Move the operation, if `record.token` still may ('' = nobody acts for it).
+        """Move the operation from where `record` has it, if `record.token` still may ('' = nobody acts for it).
 
         Return the time of the move, or 0: somebody else has moved it, and is right.
         """
@@ -188,6 +195,7 @@ class Journal:
         is_final = move.state in FINAL
         spec = {
             "token": record.token,
+            "at": [record.direction, str(record.position)],
             "from": sorted(MOVES[move.state]),
             "is_parked": move.is_parked,
             "set": {**_encode(move.set), "state": move.state},
@@ -196,6 +204,7 @@ class Journal:
             "place": move.place,
             "due_in_ms": int(move.due_in_s * 1000),
             "hold": 1 + record.holds.index(move.hold) if move.hold else 0,
+            "counts": move.counts,
             "watch": json.dumps(move.watch) if move.watch else "",
             "pool": record.pool,
             "event": {"state": move.state, "step": after.step, "text": move.text, "progress": after.progress},
@@ -332,6 +341,10 @@ class Journal:
                 pipe.set(self._key("public_key"), public_key)
             pipe.execute()
 
+    def has_catalogue(self) -> bool:
+        """Tell whether clients find the names of operations: a store that was wiped has lost them."""
+        return bool(self.redis.exists(self._key("catalogue")))
+
     def catalogue(self) -> dict[str, list[str]]:
         """Return the operations that a worker has known, with their secret fields."""
         found = cast("dict[bytes, bytes]", self.redis.hgetall(self._key("catalogue")))
@@ -362,7 +375,12 @@ class Journal:
 def connect(settings: Settings) -> Journal:
     """Open the journal that the settings name."""
     redis = Redis.from_url(
-        cast("str", settings.journal_url), socket_timeout=30, socket_connect_timeout=10, health_check_interval=25
+        cast("str", settings.journal_url),
+        socket_timeout=30,
+        socket_connect_timeout=10,
+        health_check_interval=25,
+        # A server that was restarted leaves dead connections, and after a failover an old one leads to a mere replica.
+        retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), _TRIES, (RedisConnectionError, ReadOnlyError)),
     )
     return Journal(redis, settings)
 

@@ -119,8 +119,9 @@ def _check_attempts(runtime: Runtime, record: Record) -> None:
 
 
 def _park(runtime: Runtime, definition: Definition, op: Op, wait: Wait) -> None:
-    if op.waited_s > wait.deadline_s:
-        _fail(runtime, definition, op, DeadlineExceeded(f"Waited {op.waited_s:.0f} s, and still {wait.reason}."))
+    waited_s = op.seconds_since(outcome.waits_since(op.record, wait))
+    if waited_s > wait.deadline_s:
+        _fail(runtime, definition, op, DeadlineExceeded(f"Waited {waited_s:.0f} s, and still {wait.reason}."))
     else:
         outcome.park(runtime, op.record, wait)
 

@@ -47,6 +47,8 @@ class Move:
     """What to watch for in the pool while waiting."""
     hold: str | None = None
     """The resource whose turn is awaited."""
+    counts: bool = False
+    """It waits for something in the pool: from the first such move of a step on, its time of waiting runs."""
     text: str = ""
     """The line of history."""
     ended: str = ""

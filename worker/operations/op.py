@@ -108,9 +108,17 @@ class Op:
 
     @property
     def waited_s(self) -> float:
-        """How long the operation has been waiting in this step, over all its runs."""
-        since = self._record.waiting_since
-        return 0.0 if since is None else max(0.0, ((self._record.claimed_at or since) - since) / 1000)
+        """How long this step has waited for the pool, over all its runs: neither for its turn nor for a first try."""
+        return self.seconds_since(self._record.waiting_since)
+
+    @property
+    def began_ms(self) -> int:
+        """When this delivery began, by the journal's clock: what `seconds_since` of a later one measures from."""
+        return self._record.claimed_at or 0
+
+    def seconds_since(self, moment_ms: int | None) -> float:
+        """Return the time from a moment of the journal's clock to this delivery's beginning; None: no time."""
+        return 0.0 if moment_ms is None else max(0.0, (self.began_ms - moment_ms) / 1000)
 
     def hold(self, what: str, *, queue: bool = True, at_most: int = 1, pool: str | None = None) -> None:
         """Take `what` (such as `vm:<uuid>`) until the operation ends; wait for those that came before.

@@ -155,10 +155,15 @@ def go_back(runtime: Runtime, definition: Definition, record: Record, redo: Redo
         runtime.submit(record.changed(State.QUEUED, fields))
 
 
+def waits_since(record: Record, wait: Wait) -> int | None:
+    """Return since when the step waits: for its turn since it was begun, which takes nothing from its other waits."""
+    return record.step_started_at if wait.hold else record.waiting_since
+
+
 def park(runtime: Runtime, record: Record, wait: Wait) -> None:
     """Give the slot back until the watcher wakes the operation."""
     state = record.state if record.state in TURNED else State.WAITING
-    remaining_s = wait.deadline_s - seconds_since(record.waiting_since, runtime.journal)
+    remaining_s = wait.deadline_s - seconds_since(waits_since(record, wait), runtime.journal)
     move = Move(
         state,
         "waiting",
@@ -167,6 +172,7 @@ def park(runtime: Runtime, record: Record, wait: Wait) -> None:
         due_in_s=max(0.0, min(wait.check_every_s, remaining_s + 1)),
         watch=wait.watch(),
         hold=wait.hold,
+        counts=wait.hold is None,
         text=wait.reason,
     )
     runtime.journal.move(record, move)

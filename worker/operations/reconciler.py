@@ -53,6 +53,7 @@ def _suspects(runtime: Runtime) -> list[Record]:
             outcome.refuse(runtime, record, UnknownOperation(f"No worker knows an operation {record.name!r}."))
         elif record.position >= 0 and not is_declared(record.name):
             logger.warning("operation %s waits for a worker that knows %s", record.id, record.name)
+            runtime.journal.suspect_later([record.id])
         else:
             found.append(record)
     return found

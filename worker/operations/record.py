@@ -67,6 +67,7 @@ class Record:
     step_started_at: int | None = None
     claimed_at: int | None = None
     waiting_since: int | None = None
+    """When the step was first parked for something in the pool."""
     failing_since: int | None = None
     updated_at: int | None = None
     ended_at: int | None = None

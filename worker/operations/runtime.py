@@ -89,8 +89,11 @@ class Runtime:
         return secrets.derive(self._private_key, purpose)
 
     def publish_catalogue(self) -> None:
-        """Tell clients which operations there are, which of their fields are secret, and the key to seal those with."""
-        if self._has_published:
+        """Tell clients which operations there are, which of their fields are secret, and the key to seal those with.
+
+        Once, and again when the journal was wiped.
+        """
+        if self._has_published and self.journal.has_catalogue():
             return
         key = None if self.settings.secret_key_file is None else self._private_key.public_key.encode().hex()
         self.journal.publish({one.name: secret_fields(one.request) for one in definitions()}, key)

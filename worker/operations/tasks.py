@@ -46,6 +46,7 @@ class Entry(Task[Any, Any]):
 
     Request = EntryRequest
     typing = False
+    max_retries = None
 
     def __init__(self, definition: Definition) -> None:
         self.name = definition.task_name
@@ -64,7 +65,7 @@ class Entry(Task[Any, Any]):
             delays = Backoff(settings.retry_delay_s, settings.retry_delay_max_s)
             # Celery refuses less than a second on RabbitMQ's quorum queues, and the message would be lost.
             countdown_s = max(1.0, delays.delay_s(self.request.retries + 1))
-            raise self.retry(exc=error, countdown=countdown_s, max_retries=None) from None
+            raise self.retry(exc=error, countdown=countdown_s) from None
 
 
 class Link(Task[Any, Any]):

@@ -23,9 +23,6 @@ class SessionVault(Protocol):
     def store(self, pool: str, session_ref: str, replaces: str | None) -> str:
         """Keep the token if `replaces` is what is kept now; return the one to use, perhaps another process's."""
 
-    def forget(self, pool: str, session_ref: str) -> None:
-        """Drop the token if it is the one kept."""
-
 
 class SharedLogin:
     """Logs in when a token is needed and there is none, once for all threads that wait for it."""

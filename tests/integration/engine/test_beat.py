@@ -29,22 +29,19 @@ def test_two_beats_do_no_harm(own_toys: Toys) -> None:
 
 
 @pytest.mark.slow
-def test_ticks_that_nobody_took_in_time_are_dropped(own_toys: Toys, redis_server: RedisServer) -> None:
+def test_ticks_that_nobody_took_do_not_hold_up_operations(own_toys: Toys, redis_server: RedisServer) -> None:
     own_toys.deployment.beat()
     with redis_server.client(0) as broker:
         eventually(lambda: broker.llen("vmops.control") >= 10)
-    time.sleep(1)
     own_toys.deployment.worker(concurrency=1)
-    handle = own_toys.submit()
+    handle = own_toys.submit(wait_s=0.2)
     handle.wait(20)
-    log = own_toys.deployment.log()
-    assert log.count("Discarding revoked task: vmops.poll_") >= 8
-    assert log.count("succeeded") < 30
+    assert own_toys.made(handle) == ONCE
 
 
-def test_every_tick_expires_before_the_next_one(running_toys: Toys) -> None:
+def test_a_tick_is_taken_by_a_worker_whose_clock_is_ahead_and_dropped_when_it_is_old(running_toys: Toys) -> None:
     for entry in beat_schedule(running_toys.settings).values():
-        assert entry["options"]["expires"] <= entry["schedule"]
+        assert 60 <= entry["options"]["expires"] <= 60 + entry["schedule"]
         assert entry["options"]["queue"] == "vmops.control"
         assert entry["options"]["ignore_result"]
     assert {entry["task"] for entry in beat_schedule(running_toys.settings).values()} == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -176,6 +177,27 @@ class TestMove:
         assert journal.move_all([(record, wake), (record, wake)])[1] == 0, "it is woken once"
         assert journal.due("lab") == []
         assert journal.redis.hlen(f"{journal.prefix}:watch:lab") == 0
+
+    def test_who_knows_an_earlier_place_of_it_does_not_move_it(self, journal: Journal) -> None:
+        """Cancelled in the step with the point of no return, taken for dead, and gone on after all."""
+        late = claimed(journal, entered(journal), ttl_s=0.02)
+        time.sleep(0.05)
+        journal.cancel(late.id)
+        seen = replace(journal.get(late.id), token="")
+        assert journal.move(late, Move(State.QUEUED, "live", {"position": 1}, drop=["cancel"]))
+        turn = Move(State.CANCELLING, "live", {"direction": Direction.UNDO, "position": 0})
+        assert journal.move(seen, turn) == 0
+        after = journal.get(late.id)
+        assert (after.state, after.direction, after.position) == (State.QUEUED, Direction.RUN, 1)
+
+    def test_only_what_it_waits_for_in_the_pool_counts(self, journal: Journal) -> None:
+        record = entered(journal)
+        for counts in (False, False, True):
+            record = claimed(journal, record)
+            assert record.waiting_since is None
+            journal.move(record, Move(State.WAITING, "waiting", {}, counts=counts))
+            record = journal.get(record.id)
+        assert record.waiting_since == record.updated_at
 
     def test_many_moves_are_independent(self, journal: Journal) -> None:
         good, bad = claimed(journal, entered(journal)), entered(journal)

@@ -94,6 +94,8 @@ def test_a_client_without_our_package_is_answered(running_toys: Toys, queue: str
     key = uuid4().hex
     answer = running_toys.stock_client().send_task("vmops.toy_look", kwargs={"key": key}, queue=queue)
     assert answer.get(timeout=30) == {"looks": 1}
+    life_s = running_toys.journal.redis.ttl(f"celery-task-meta-{answer.id}")
+    assert 0 < life_s <= 3600, "not every client forgets what it was told"
     answer.forget()
 
 

@@ -95,7 +95,8 @@ def test_a_request_is_kept_by_the_broker_while_the_journal_is_away(
         found.deployment.beat()
         redis_server.kill()
         stock = found.stock_client()
-        stock.send_task("vmops.toy", kwargs={}, queue="vmops.control", task_id="kept", ignore_result=True)
+        # It has been tried often already: however long the journal is away, the request is not given up.
+        stock.send_task("vmops.toy", kwargs={}, queue="vmops.control", task_id="kept", ignore_result=True, retries=9)
         eventually(lambda: "Task vmops.toy[kept] retry" in found.deployment.log(), 40)
         redis_server.start()
         eventually(lambda: found.journal.get_all(["kept"])[0], 40)

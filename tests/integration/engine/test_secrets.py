@@ -14,7 +14,9 @@ from tests.support.engine import Toys, toys_of
 from tests.support.events import EventLog
 from tests.support.servers import RedisServer
 from tests.support.transcript import Transcript, stored
+from worker.cli import catalogue
 from worker.errors import OperationFailed, PermanentError
+from worker.operations.reconciler import reconcile
 from worker.operations.secrets import make_private_key, seal
 
 CANARY = f"canary-{uuid4()}"
@@ -86,6 +88,22 @@ def test_a_secret_in_clear_is_sealed_on_arrival_where_the_settings_allow_it(
         assert sent.get(timeout=20)["secret_length"] == len(CANARY)
         assert CANARY not in stored(redis_server)
         assert CANARY not in toys.deployment.log()
+
+
+def test_a_secret_is_not_sent_in_clear_before_any_worker_has_said_what_is_secret(own_toys: Toys) -> None:
+    with pytest.raises(PermanentError, match="No worker has published a public key"):
+        own_toys.client.set_admin_password(instance={"name": "web01"}, new_pass=CANARY)
+    assert own_toys.client.operations() == []
+
+
+def test_what_clients_must_know_is_told_again_after_the_journal_was_wiped(own_toys: Toys) -> None:
+    catalogue.load()
+    reconcile(own_toys.runtime)
+    before = own_toys.journal.catalogue()
+    own_toys.journal.redis.flushdb()
+    reconcile(own_toys.runtime)
+    assert own_toys.journal.catalogue() == before
+    assert before["set_admin_password"] == ["new_pass"]
 
 
 def test_a_secret_that_was_sealed_for_another_key_fails_the_operation(running_toys: Toys) -> None:

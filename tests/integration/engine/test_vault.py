@@ -47,16 +47,14 @@ def test_a_session_that_has_ended_is_replaced_once(store: redis.Redis) -> None:
     assert two.store("lab", "OpaqueRef:3", replaces="OpaqueRef:2") == "OpaqueRef:3"
 
 
-def test_only_the_session_that_was_logged_out_is_forgotten(store: redis.Redis) -> None:
-    one, two = vault(store), vault(store)
-    one.store("lab", "OpaqueRef:1", None)
-    two.load("lab")
-    two.store("lab", "OpaqueRef:2", replaces="OpaqueRef:1")
-    one.forget("lab", "OpaqueRef:1")
-    assert vault(store).load("lab") == "OpaqueRef:2"
-    two.forget("lab", "OpaqueRef:2")
-    two.forget("lab", "OpaqueRef:2")
-    assert vault(store).load("lab") is None
+def test_the_reference_of_a_node_that_is_gone_goes_too(store: redis.Redis) -> None:
+    (one := vault(store)).store("lab", "OpaqueRef:1", None)
+    (key,) = store.scan_iter()
+    assert isinstance(key, bytes)
+    for use in (lambda: vault(store).load("lab"), lambda: one.store("lab", "OpaqueRef:2", "OpaqueRef:1")):
+        store.expire(key, 50)
+        use()
+        assert store.ttl(key) > 86_400, "one that is in use stays"
 
 
 def test_the_reference_is_sealed_for_those_who_know_the_password(store: redis.Redis) -> None:

@@ -38,6 +38,13 @@ def test_a_wait_that_lasts_longer_than_its_deadline_fails_and_is_undone(running_
     assert running_toys.undone(handle) == ["first"]
 
 
+def test_tries_that_failed_take_nothing_of_the_time_to_wait(running_toys: Toys) -> None:
+    handle = running_toys.submit(transient_failures=4, wait_s=0.5, wait_deadline_s=30)
+    handle.wait(20)
+    assert "time to pass" in [line["text"] for line in handle.events()], "the tries lasted longer than the wait"
+    assert running_toys.made(handle) == ONCE
+
+
 def test_a_transient_failure_is_tried_again_with_growing_pauses(running_toys: Toys) -> None:
     handle = running_toys.submit(transient_failures=3)
     handle.wait(20)

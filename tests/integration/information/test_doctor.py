@@ -10,8 +10,11 @@ import pytest
 from tests.integration.cli_support import Vmops
 from tests.integration.information.support import Office
 from tests.integration.information.test_console_output import root_of, without
+from tests.support.servers import RedisServer
 from worker.cli import doctor
 from worker.cli.dom0 import pack_version
+from worker.client import VMOps
+from worker.settings import Settings
 
 
 @pytest.fixture
@@ -37,6 +40,25 @@ def test_a_deployment_with_everything_is_well(vmops: Vmops) -> None:
         ("tools", "good"),
     ]  # fmt: skip
     assert found[3]["text"].startswith(f"version {pack_version()}, Python 3.")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "level", "words"),
+    [
+        ("maxmemory-policy", "allkeys-lru", "bad", "drops what it has when its memory is full (allkeys-lru)"),
+        ("appendonly", "no", "note", "keeps no append-only file"),
+    ],
+)
+def test_a_journal_that_may_lose_what_it_has_is_told(
+    redis_server: RedisServer, option: str, value: str, level: str, words: str
+) -> None:
+    with redis_server.client() as client:
+        client.config_set(option, value)
+    vmops_client = VMOps(Settings.model_validate({"broker_url": redis_server.url(), "pools": {}}))
+    found = next(doctor.examine(vmops_client))
+    vmops_client.close()
+    assert (found.part, found.level) == ("journal", level)
+    assert words in found.text
 
 
 def test_a_lack_of_tools_is_told_with_what_to_install() -> None:

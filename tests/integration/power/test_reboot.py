@@ -112,6 +112,18 @@ def test_a_guest_that_does_not_react_is_rebooted_hard_when_the_request_says_so(w
 
 
 @pytest.mark.slow
+def test_what_the_pool_took_before_the_guest_was_asked_is_not_the_guests_time(ward: Ward) -> None:
+    vm = hung(ward)
+    refusal = ["OTHER_OPERATION_IN_PROGRESS", "VM", vm.ref]
+    ward.simulator.add_fault(match="Async.VM.clean_reboot", effect="failure", error=refusal)
+    handle = ward.do("reboot", vm, soft_timeout_s=0.5, on_timeout="hard")
+    eventually(lambda: any("try 4 failed" in line for line in ward.history(handle)))
+    ward.simulator.clear_faults()
+    ward.succeeded(handle)
+    assert "the guest to react" in ward.history(handle)
+
+
+@pytest.mark.slow
 def test_the_setting_limits_a_guests_time(ward: Ward) -> None:
     vm = hung(ward)
     before = ward.domid(vm)

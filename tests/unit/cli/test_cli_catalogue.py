@@ -13,9 +13,10 @@ from worker.app import make_app
 from worker.cli import catalogue
 from worker.cli.arguments import request_of
 from worker.errors import UnknownOperation
+from worker.members import SECRET_FIELDS
 from worker.operations.catalogue import Definition, definition_of
 from worker.operations.query import query_of
-from worker.operations.request import check
+from worker.operations.request import check, secret_fields
 from worker.settings import Settings
 
 
@@ -48,6 +49,12 @@ def test_every_task_that_a_worker_has_is_listed_once_and_no_other(
     assert len(catalogue.entries()) == len(entries)
     assert set(entries) == {name for name in app.tasks if name.startswith("vmops.")}
     assert "vmops.snapshot" in entries
+
+
+def test_clients_know_what_is_secret(entries: dict[str, catalogue.Entry]) -> None:
+    names = [entry.task.removeprefix("vmops.") for entry in operations(entries)]
+    found = {name: secret_fields(definition_of(name).request) for name in names}
+    assert {name: fields for name, fields in found.items() if fields} == SECRET_FIELDS
 
 
 def test_every_task_says_what_it_does(entries: dict[str, catalogue.Entry]) -> None:

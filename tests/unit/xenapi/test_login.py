@@ -34,11 +34,6 @@ class Vault:
                 self.kept[pool] = session_ref
             return self.kept[pool]
 
-    def forget(self, pool: str, session_ref: str) -> None:
-        with self.lock:
-            if self.kept.get(pool) == session_ref:
-                del self.kept[pool]
-
 
 @pytest.fixture
 def host() -> Iterator[StubHost]:

@@ -1,9 +1,9 @@
 -- Move an operation: one atomic compare-and-set with its line of history, its result and its place in the indexes.
 -- Answers the time of the move, 0 when it was not allowed.
 -- KEYS: op, live, events, result, unannounced, hold lists ...
--- ARGV: id, spec (JSON), key prefix. spec: token, from, is_parked, set, del, ended (a step's name or ''), place (live | waiting
---       | none), due_in_ms, hold (which of the hold lists, or 0), watch (JSON or ''), pool, event, meta, final, announce,
---       retention_ms
+-- ARGV: id, spec (JSON), key prefix. spec: token, at (direction and position), from, is_parked, set, del, ended (a step's name
+--       or ''), place (live | waiting | none), due_in_ms, hold (which of the hold lists, or 0), counts, watch (JSON or ''),
+--       pool, event, meta, final, announce, retention_ms
 local id, spec, prefix = ARGV[1], cjson.decode(ARGV[2]), ARGV[3]
 local op, live, waiting = KEYS[1], KEYS[2], prefix .. ':waiting:' .. spec.pool
 local FIRST_HOLD = 6
@@ -13,12 +13,13 @@ local now = now_ms()
 -- How many operations may have what a hold list is of.
 local function most(list) return tonumber(redis.call('HGET', op, 'hold:' .. string.sub(list, HOLD_NAME)) or '1') end
 
-local before = redis.call('HMGET', op, 'state', 'token', 'lease_until', 'step_started_at')
+local before = redis.call('HMGET', op, 'state', 'token', 'lease_until', 'step_started_at', 'direction', 'position')
 if spec.token ~= '' then
   if before[2] ~= spec.token then return 0 end
 elseif before[2] and tonumber(before[3] or '0') > now then
   return 0
 end
+if before[5] ~= spec.at[1] or before[6] ~= spec.at[2] then return 0 end
 if spec.is_parked and not redis.call('ZSCORE', waiting, id) then return 0 end
 local is_allowed = false
 for _, from in ipairs(spec.from) do is_allowed = is_allowed or from == before[1] end
@@ -43,7 +44,7 @@ if spec.place == 'waiting' then
     if place and place < most(list) then due = now end
   end
   redis.call('ZADD', waiting, due, id)
-  redis.call('HSETNX', op, 'waiting_since', now)
+  if spec.counts then redis.call('HSETNX', op, 'waiting_since', now) end
   if spec.watch ~= '' then
     local seq = redis.call('INCR', prefix .. ':watchver:' .. spec.pool)
     local looked_at = redis.call('HGET', op, 'claimed_at')
