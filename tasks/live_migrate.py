@@ -19,6 +19,7 @@ from tasks.parts import power
 from tasks.parts.calls import carry_out, until_ended
 from tasks.parts.filtering import expect, expect_no_more, refuse_unfiltered
 from tasks.parts.instances import DISK, hold_of, is_copy, take_fresh
+from tasks.parts.kernels import refuse_other_pool
 from tasks.parts.migrated import refuse_migrating
 from tasks.provision.check import NULL, Facts
 from tasks.provision.networks import find_network
@@ -83,6 +84,7 @@ def choose_place(op: Op, pool: Session, pools: Pools) -> None:
     is_far = there.pool_name != pool.pool_name
     if is_far:
         refuse_unfiltered(there, found.rec)
+        refuse_other_pool(found.rec, there.pool_name)
         op.hold(hold_of(found.rec), queue=request.on_conflict == "wait", pool=there.pool_name)
     rec = {"ref": found.ref, **found.rec}
     power.assert_unlocked(rec, _MEMORY, _STORAGE)

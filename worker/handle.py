@@ -71,6 +71,13 @@ class Handle:
             raise OperationFailed(results.failure_text(record))
         return record.result
 
+    def give_up(self) -> None:
+        """End an operation that cannot undo the rest or get any further: what it has not done stays as it is.
+
+        Raises NotCancellable, OperationNotFound.
+        """
+        self._journal.give_up(self.id)
+
     def cancel(self) -> None:
         """Ask the operation to stop and to undo what it did. Raises NotCancellable, OperationNotFound."""
         self._journal.cancel(self.id)

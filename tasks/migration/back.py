@@ -1,7 +1,8 @@
 """Taking a migration back, and what its operations share. The marks decide what is removed.
 
 Order: the VM that took the place is halted and removed, the VM that was left gets its name, its power and its freedom
-back, and only then the destination's disks go. They bear the migration's mark; nothing else is touched.
+back, and only then the destination's disks go. They bear the migration's mark; nothing else is touched. The last thing
+is to take the mark off the VM: until then it says what is left to do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 from tasks.parts import power
 from tasks.parts.calls import destroy
 from tasks.parts.instances import OPERATION, hold_of
-from tasks.parts.migrated import CARRIED, MADE_FROM, MIGRATED_BY, Mark, left_name, locks_of
+from tasks.parts.migrated import CARRIED, MADE_FROM, MIGRATED_BY, REVERTED, Mark, left_name, locks_of
 from worker.errors import RequestError, XenAPIFailure
 from worker.operations.op import Op
 from worker.retry import Kind, kind_of
@@ -72,9 +73,13 @@ def remove_successor(there: Session, mark: Mark) -> None:
 
 
 def bring_back(op: Op, here: Session, mark: Mark, *, power_on: bool) -> None:
-    """Give the VM that was left its name and freedom, start it if it shall run, and take the marks off. Raises Wait."""
+    """Give the VM that was left its name and freedom, start it if it shall run, and say so on it. Raises Wait.
+
+    One that says so already is left alone: whoever comes again has only the destination's disks to remove.
+    """
     found = source_of(here, mark)
-    if found is None:
+    own = Mark.of(found.rec) if found else None
+    if found is None or (own is not None and own.state == REVERTED):
         return
     rec = {"ref": found.ref, **found.rec}
     if rec["name_label"] != mark.name:
@@ -86,13 +91,23 @@ def bring_back(op: Op, here: Session, mark: Mark, *, power_on: bool) -> None:
         unlocked = {key: text for key, text in rec["blocked_operations"].items() if key not in locks}
         hosts = [rec["affinity"]] if rec["affinity"] != power.NULL else []
         power.start(op, here, {**rec, "blocked_operations": unlocked}, hosts)
-    for disk in vbd.disks_of(here, found.ref):
-        vdi.remove_from_other_config(here, disk.vdi_ref, CARRIED)
-    vm_power.remove_from_other_config(here, found.ref, MIGRATION_KEY)
+    for one in vbd.of_vm(here, found.ref).values():
+        if not one["empty"]:
+            vdi.remove_from_other_config(here, one["VDI"], CARRIED)
+    set_mark(here, found.ref, mark.on("source").at(REVERTED, pool_time(here), op.id))
+
+
+def unmark(pool: Session, vm_ref: str) -> None:
+    """Take a VM's mark off; a VM that is gone is left alone."""
+    try:
+        vm_power.remove_from_other_config(pool, vm_ref, MIGRATION_KEY)
+    except XenAPIFailure as error:
+        if kind_of(error) is not Kind.GONE:
+            raise
 
 
 def source_of(here: Session, mark: Mark) -> Found | None:
-    """Return the VM that is left, None when it is gone or free again. One call."""
+    """Return the VM that is left, None when it is gone or knows nothing of the migration any more. One call."""
     found = vm.matching(here, vm_uuid=mark.source["vm_uuid"])
     return next((one for one in found if _is_left_by(one, mark)), None)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.migration.request import MigrateRequest
-from tasks.parts.disks import is_volume
+from tasks.parts.disks import is_volume, role_of
 from tasks.parts.filtering import refuse_unfiltered
 from tasks.parts.instances import ROLE, hold_of, instance_uuid, take_fresh
+from tasks.parts.kernels import refuse_other_pool
 from tasks.parts.migrated import LEFT_NAME, refuse_migrating
 from tasks.parts.power import assert_unlocked, refuse_state
 from tasks.parts.snapshots import why_never
@@ -15,6 +16,7 @@ from tasks.provision.check import GIB, MIB, Facts
 from worker.disks import ext
 from worker.errors import (
     DiskNotFound,
+    InstanceExists,
     InsufficientFreeMemory,
     RequestError,
     ResizeRefused,
@@ -44,10 +46,12 @@ def look_at_both(op: Op, pool: Session, pools: Pools) -> None:
     there = pools(request.dest.pool)
     found = take_fresh(op, pool)
     _check_vm(found.rec)
+    _check_name(there, found)
     queue = request.on_conflict == "wait"
     op.hold(hold_of(found.rec), queue=queue, pool=there.pool_name)
-    devices = _devices(pool, found.ref)
+    devices = [rec for rec in vbd.of_vm(pool, found.ref).values() if not rec["empty"]]
     here = event.records(pool, [*(f"VDI/{rec['VDI']}" for rec in devices), "SR", "pool"])
+    devices = _that_go(devices, here, instance_uuid(found.rec))
     records = event.records(there, ["pool", "host", "host_metrics", "SR", "PBD", "network"])
     facts = Facts(records, there.pool_name)
     plans = [_plan(pool, rec, here, found.rec) for rec in devices if not is_volume(rec)]
@@ -59,6 +63,7 @@ def look_at_both(op: Op, pool: Session, pools: Pools) -> None:
     is_here = found if there.pool_name == pool.pool_name else None
     if is_here is None:
         refuse_unfiltered(there, found.rec)
+        refuse_other_pool(found.rec, there.pool_name)
     _check_hosts(request, there, facts, is_here, sorted({disk["target_sr_ref"] for disk in plans}))
     op.remember(
         vm={"ref": found.ref, "name": found.rec["name_label"], **{field: found.rec[field] for field in _KEPT}},
@@ -80,16 +85,30 @@ def _check_vm(vm_rec: dict[str, Any]) -> None:
             raise RequestError(
                 f"VM {vm_rec['name_label']!r} has a {what}, which cannot go with it: take it away first."
             )
-    assert_unlocked(vm_rec, "start", "start_on", "clean_shutdown", "hard_shutdown")
+    assert_unlocked(vm_rec, "start", "start_on", "clean_shutdown", "hard_shutdown", "destroy")
     if vm_rec["power_state"] not in {"Running", "Halted"}:
         raise refuse_state(vm_rec, "resized", "resume or unpause it, or power it off first")
 
 
-def _devices(pool: Session, vm_ref: str) -> list[dict[str, Any]]:
-    """Return the VBDs that have a disk, by position; not CDs."""
-    by_vdi = {disk.vbd_ref: disk for disk in vbd.disks_of(pool, vm_ref)}
-    records = vbd.of_vm(pool, vm_ref)
-    return [records[ref] for ref in by_vdi if ref in records]
+def _check_name(there: Session, found: Found) -> None:
+    """Refuse a name that another VM bears where this one shall have it: once it is halted, that would be late."""
+    name = found.rec["name_label"]
+    for one in vm.matching(there, name=name):
+        if one.rec["uuid"] != found.rec["uuid"]:
+            raise InstanceExists(
+                f"Pool {there.pool_name!r} has another VM called {name!r} ({one.rec['uuid']}): rename one of them."
+            )
+
+
+def _that_go(vbd_recs: list[dict[str, Any]], here: Records, instance: str | None) -> list[dict[str, Any]]:
+    """Return the VBDs of what goes along, by position: disks, and a CD that was made for the instance."""
+    owner = instance.lower() if instance else None
+    found = [
+        rec
+        for rec in vbd_recs
+        if rec["type"] == "Disk" or (("vdi", rec["VDI"]) in here and role_of(here["vdi", rec["VDI"]], owner))
+    ]
+    return sorted(found, key=lambda rec: vbd.position(rec["userdevice"]))
 
 
 def _plan(pool: Session, vbd_rec: dict[str, Any], here: Records, vm_rec: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.migration import back
-from tasks.migration.request import ConfirmRequest, RevertRequest
+from tasks.migration.request import ConfirmRequest, EndRequest, RevertRequest
 from tasks.parts import power
 from tasks.parts.calls import destroy
 from tasks.parts.instances import hold_of
@@ -21,20 +21,26 @@ from tasks.parts.migrated import (
     CONFIRMING,
     FINISHED,
     FINISHED_THERE,
-    FINISHING,
-    MOVED,
+    REVERTED,
     REVERTING,
     Mark,
 )
-from worker.errors import InstanceNotFound, RequestError, WrongPowerState, XenAPIFailure
+from worker.errors import (
+    InstanceGone,
+    InstanceNotFound,
+    PoolUnreachable,
+    RequestError,
+    UnknownPool,
+    WrongPowerState,
+    XenAPIFailure,
+)
 from worker.operations.definition import operation, step
 from worker.operations.op import Op
-from worker.operations.request import InstanceRequest
 from worker.resources import Pools
 from worker.retry import Kind, kind_of
 from worker.xenapi import event, vm, vm_power
 from worker.xenapi.session import Session
-from worker.xenapi.vm import MIGRATION_KEY, Found
+from worker.xenapi.vm import Found
 
 
 def _mark(op: Op) -> Mark:
@@ -43,7 +49,7 @@ def _mark(op: Op) -> Mark:
 
 def _take(op: Op, pool: Session, pools: Pools) -> tuple[Found, Mark] | None:
     """Find the VM and its mark, and have the instance to oneself in both pools; None for a VM without a mark."""
-    request = op.request(InstanceRequest)
+    request = op.request(EndRequest)
     queue = request.on_conflict == "wait"
     found = vm.find(pool, **request.instance.model_dump(mode="json"))
     mark = Mark.of(found.rec)
@@ -51,16 +57,35 @@ def _take(op: Op, pool: Session, pools: Pools) -> tuple[Found, Mark] | None:
         op.hold(hold_of(found.rec), queue=queue)
     else:
         for side in (mark.source["pool"], mark.destination["pool"]):
-            pools(side)
+            if request.other_pool_is_gone and side != op.pool_name:
+                _assert_gone(pools, side)
+            else:
+                pools(side)
         back.hold_both(op, mark, found.rec, queue=queue)
     found = vm.find(pool, vm_uuid=found.rec["uuid"])  # as it is now that nobody else is at it
     mark = Mark.of(found.rec)
     return None if mark is None else (found, mark)
 
 
-def _sides(pools: Pools, mark: Mark) -> tuple[Found | None, Found | None]:
+def _assert_gone(pools: Pools, name: str) -> None:
+    """Refuse to do without a pool that answers: a VM may run there. Raises RequestError."""
+    try:
+        back.pool_time(pools(name))
+    except (PoolUnreachable, UnknownPool):
+        return
+    raise RequestError(f"Pool {name!r} answers, so it is not gone: leave other_pool_is_gone out.")
+
+
+def _sides(op: Op, pools: Pools, found: Found, mark: Mark) -> tuple[Found | None, Found | None]:
+    """Return the VM that is left and the one that was made; of a pool that is gone, none."""
+    if _is_without(op, mark.source) or _is_without(op, mark.destination):
+        return (found, None) if mark.side == "source" else (None, found)
     made = back.made_by(pools(mark.destination["pool"]), mark.name, mark.migration)
     return back.source_of(pools(mark.source["pool"]), mark), next(iter(made), None)
+
+
+def _is_without(op: Op, side: dict[str, str]) -> bool:
+    return op.request(EndRequest).other_pool_is_gone and side["pool"] != op.pool_name
 
 
 # -- confirm
@@ -83,16 +108,18 @@ def find_finished(op: Op, pool: Session, pools: Pools) -> None:
         op.set_result(confirmed=False)
         op.remember(skip=True)
         return
-    mark = taken[1]
+    found, mark = taken
     if mark.state not in {FINISHED, FINISHED_THERE, CONFIRMING}:
         raise RequestError(f"The migration of VM {mark.name!r} is {mark.state}: only a finished one can be confirmed.")
-    left, made = _sides(pools, mark)
+    left, made = _sides(op, pools, found, mark)
     if made is None:
         raise InstanceNotFound(f"Pool {mark.destination['pool']!r} has no VM {mark.name!r} of this migration any more.")
     if left is None:
         op.note(f"the VM that was left is gone from pool {mark.source['pool']!r} already")
     elif left.rec["power_state"] != "Halted":
         raise WrongPowerState(f"VM {left.rec['name_label']!r} was started by somebody: halt it, or revert.")
+    else:
+        power.assert_unlocked(left.rec, "destroy")
     op.remember(
         mark=mark.plain(),
         left=left and {"ref": left.ref, "uuid": left.rec["uuid"], "state": _state_of(left, mark)},
@@ -140,7 +167,10 @@ def _enter(op: Op, pools: Pools, state: str) -> None:
 
 @step
 def remove_left_vm(op: Op, pools: Pools) -> None:
-    """Remove the VM that is left, with its VBDs and VIFs; its disks stay until the next step."""
+    """Remove the VM that is left, with its VBDs and VIFs; its disks stay until the next step.
+
+    Raises InstanceGone when the other one is there no more: this one is the last then, and can be reverted to.
+    """
     if op.data.get("skip") or not op.data["left"]:
         return
     mark = _mark(op)
@@ -148,6 +178,11 @@ def remove_left_vm(op: Op, pools: Pools) -> None:
     left = back.source_of(here, mark)
     if left is None:
         return
+    if not back.made_by(pools(mark.destination["pool"]), mark.name, mark.migration):
+        raise InstanceGone(
+            f"VM {mark.name!r} has vanished from pool {mark.destination['pool']!r}: the one that was left is kept. "
+            "Revert the migration."
+        )
     try:
         vm_power.destroy(here, left.ref)
     except XenAPIFailure as error:
@@ -157,19 +192,31 @@ def remove_left_vm(op: Op, pools: Pools) -> None:
 
 @step
 def remove_left_disks(op: Op, pools: Pools) -> None:
-    """Destroy the disks that were carried over, by the marks that say so. Those that another VM has stay."""
-    if op.data.get("skip"):
+    """Destroy the disks that were carried over, by the marks that say so, where the other pool has what they became.
+
+    Those that another VM has stay.
+    """
+    mark = _mark(op) if not op.data.get("skip") else None
+    if mark is None or _is_without(op, mark.source):
         return
-    mark = _mark(op)
     here = pools(mark.source["pool"])
-    carried = {disk["source_ref"]: disk["made_from"] for disk in mark.disks}
+    carried = {disk["source_ref"]: disk for disk in mark.disks}
+    copies = event.records(pools(mark.destination["pool"]), [f"VDI/{disk['vdi_ref']}" for disk in mark.disks])
     for (_, ref), rec in event.records(here, [f"VDI/{ref}" for ref in carried]).items():
-        is_proven = rec["uuid"] == carried[ref] and rec["other_config"].get(CARRIED) == mark.migration
-        if is_proven and not rec["VBDs"]:
+        why = _why_kept(rec, carried[ref], mark.migration, copies)
+        if why is None:
             destroy(op, here, ref)
             op.remember(removed=sorted({rec["uuid"], *op.data.get("removed", [])}))
         else:
-            op.note(f"disk {rec['uuid']} is kept: {'another VM has it' if is_proven else 'no mark proves it ours'}")
+            op.note(f"disk {rec['uuid']} is kept: {why}")
+
+
+def _why_kept(rec: dict[str, Any], disk: dict[str, Any], migration: str, copies: dict[Any, Any]) -> str | None:
+    if rec["uuid"] != disk["made_from"] or rec["other_config"].get(CARRIED) != migration:
+        return "no mark proves it ours"
+    if rec["VBDs"]:
+        return "another VM has it"
+    return None if ("vdi", disk["vdi_ref"]) in copies else "it is the only one: what was made of it is gone"
 
 
 @step
@@ -178,16 +225,8 @@ def end_migration(op: Op, pools: Pools) -> None:
     if op.data.get("skip"):
         return
     mark = _mark(op)
-    _unmark(pools(mark.destination["pool"]), op.data["made"]["ref"])
+    back.unmark(pools(mark.destination["pool"]), op.data["made"]["ref"])
     op.set_result(confirmed=True, vm_uuid=op.data["made"]["uuid"], removed=op.data.get("removed", []))
-
-
-def _unmark(pool: Session, vm_ref: str) -> None:
-    try:
-        vm_power.remove_from_other_config(pool, vm_ref, MIGRATION_KEY)
-    except XenAPIFailure as error:
-        if kind_of(error) is not Kind.GONE:
-            raise
 
 
 # -- revert
@@ -201,15 +240,17 @@ def find_migration(op: Op, pool: Session, pools: Pools) -> None:
         found = vm.find(pool, **op.request(RevertRequest).instance.model_dump(mode="json"))
         op.remember(skip=True, vm={"ref": found.ref, "uuid": found.rec["uuid"], "name_label": found.rec["name_label"]})
         return
-    _, mark = taken
-    if mark.state not in {MOVED, FINISHING, FINISHED, FINISHED_THERE, REVERTING}:
-        raise RequestError(f"The migration of VM {mark.name!r} is {mark.state}: it cannot be reverted.")
-    left, made = _sides(pools, mark)
+    found, mark = taken
+    left, made = _sides(op, pools, found, mark)
+    if mark.state == CONFIRMING and made is not None:
+        raise RequestError(f"The migration of VM {mark.name!r} is being confirmed: there is no way back. Confirm it.")
     if left is None:
         raise InstanceNotFound(
             f"Pool {mark.source['pool']!r} has no VM that was left by the migration of {mark.name!r}: there is nothing "
             "to go back to."
         )
+    if made is not None:
+        power.assert_unlocked(made.rec, "destroy", *([] if made.rec["power_state"] == "Halted" else ["hard_shutdown"]))
     op.remember(
         mark=(Mark.of(left.rec) or mark.on("source")).plain(),
         left={"ref": left.ref, "uuid": left.rec["uuid"]},
@@ -219,8 +260,8 @@ def find_migration(op: Op, pool: Session, pools: Pools) -> None:
 
 @step
 def enter_revert(op: Op, pools: Pools) -> None:
-    """Say on both VMs that the move is taken back from now on."""
-    if not op.data.get("skip"):
+    """Say on both VMs that the move is taken back from now on; one that is back says so already."""
+    if not op.data.get("skip") and _mark(op).state != REVERTED:
         _enter(op, pools, REVERTING)
 
 
@@ -236,10 +277,16 @@ def revert(op: Op, pool: Session, pools: Pools) -> None:
         power.set_outcome(op, "Running" if wish else rec["power_state"])
         return
     mark = _mark(op)
-    here, there = pools(mark.source["pool"]), pools(mark.destination["pool"])
-    back.remove_successor(there, mark)
+    here = pools(mark.source["pool"])
+    there = None if _is_without(op, mark.destination) else pools(mark.destination["pool"])
+    if there is not None:
+        back.remove_successor(there, mark)
     back.bring_back(op, here, mark, power_on=mark.power == "Running" if wish is None else wish)
-    back.discard_disks(op, there, mark)
+    if there is not None:
+        back.discard_disks(op, there, mark)
+    else:
+        op.note(f"what was made in pool {mark.destination['pool']!r} is left there")
+    back.unmark(here, op.data["left"]["ref"])
     rec = vm_power.get(here, op.data["left"]["ref"])
     op.set_result(vm_uuid=rec["uuid"], name=rec["name_label"], power_state=rec["power_state"])
 

@@ -21,7 +21,16 @@ from tasks.parts import power
 from tasks.parts.disks import is_volume
 from tasks.parts.instances import DISK, OPERATION, instance_uuid
 from tasks.parts.lost import await_lost, intend, was_intended
-from tasks.parts.migrated import FINISHED, FINISHED_THERE, FINISHING, MADE_FROM, MIGRATED_BY, MOVED, Mark
+from tasks.parts.migrated import (
+    FINISHED,
+    FINISHED_THERE,
+    FINISHING,
+    MADE_FROM,
+    MIGRATED_BY,
+    MOVED,
+    Mark,
+    locks_of,
+)
 from tasks.provision.check import GIB, MIB, NULL, Facts
 from tasks.provision.guestdata import mac_of
 from tasks.provision.networks import Records, ensure_network, fields_of, find_network
@@ -79,8 +88,10 @@ def take_back(op: Op, pool: Session, pools: Pools) -> None:
     if was_intended(op, _CREATE):
         await_lost(op, pool, _CREATE)
         back.remove_successor(pool, mark)
-    back.bring_back(op, pools(mark.source["pool"]), mark, power_on=mark.power == "Running")
+    here = pools(mark.source["pool"])
+    back.bring_back(op, here, mark, power_on=mark.power == "Running")
     back.discard_disks(op, pool, mark)
+    back.unmark(here, op.data["left"]["ref"])
 
 
 @step(undo=take_back)
@@ -183,6 +194,8 @@ def build(op: Op, pool: Session, pools: Pools) -> None:
         struct = vm_struct(former, op.request(FinishRequest).instance_type, op.data["affinity"])
         struct["name_label"] = mark.name
         struct["other_config"] |= {OPERATION: op.id, MIGRATED_BY: mark.migration}
+        ours = locks_of(former, mark.migration)
+        op.remember(locks={key: text for key, text in former["blocked_operations"].items() if key not in ours})
         intend(op, _CREATE)
         vm_ref = vm.create(pool, struct)
     op.remember(vm={"ref": vm_ref})
@@ -237,10 +250,15 @@ def boot(op: Op, pool: Session) -> None:
 
 @step
 def settle(op: Op, pool: Session, pools: Pools) -> None:
-    """Give the disks their names and marks, and say on both VMs that the move waits for being confirmed."""
+    """Give the disks their names and marks, and say on both VMs that the move waits for being confirmed.
+
+    What people have forbidden on the VM that is left is forbidden on this one, too.
+    """
     mark, here = _mark(op), pools(_mark(op).source["pool"])
     rec = vm_power.get(pool, op.data["vm"]["ref"])
     _name_disks(op, pool, here, mark)
+    for key, text in op.data.get("locks", {}).items():
+        vm_power.block(pool, op.data["vm"]["ref"], [key], text)
     there = {**mark.destination, "vm_uuid": rec["uuid"]}
     mark = replace(mark, destination=there)
     state = FINISHED if here.pool_name == pool.pool_name else FINISHED_THERE

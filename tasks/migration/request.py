@@ -90,10 +90,20 @@ class FinishRequest(Request):
         return str(self.migration.vm_uuid)
 
 
-class ConfirmRequest(InstanceRequest):
+class EndRequest(InstanceRequest):
     """Which VM: the one in its new size, or the one that is left."""
 
     example: ClassVar[dict[str, Any]] = _EXAMPLE
+
+    other_pool_is_gone: bool = Field(
+        default=False,
+        description="End the migration without the pool that the other VM is in, which will never come back. "
+        "Refused while that pool answers.",
+    )
+
+
+class ConfirmRequest(EndRequest):
+    """Which VM: the one in its new size, or the one that is left."""
 
     only_if_entered: int | None = Field(
         default=None,
@@ -102,9 +112,7 @@ class ConfirmRequest(InstanceRequest):
     )
 
 
-class RevertRequest(InstanceRequest):
+class RevertRequest(EndRequest):
     """Which VM: the one in its new size, or the one that is left."""
-
-    example: ClassVar[dict[str, Any]] = _EXAMPLE
 
     power_on: bool | None = Field(default=None, description="Start the VM; default: if it ran before.")

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from worker.errors import PluginFailed
+from worker.errors import PluginFailed, RequestError
 from worker.operations.definition import step
 from worker.operations.op import Op
 from worker.xenapi import event, kernel_files, vm
@@ -30,6 +30,16 @@ def inside(op: Op, image_ids: Iterable[str]) -> AbstractContextManager[object]:
 def paths_of(vm_recs: Iterable[dict[str, Any]]) -> list[str]:
     """Return the files that VMs boot, ours and others."""
     return sorted({rec[field] for rec in vm_recs for field in ("PV_kernel", "PV_ramdisk")} - {""})
+
+
+def refuse_other_pool(vm_rec: dict[str, Any], pool_name: str) -> None:
+    """Refuse to let a VM go to another pool that boots files of its dom0. Raises RequestError."""
+    paths = paths_of([vm_rec])
+    if paths:
+        raise RequestError(
+            f"VM {vm_rec['name_label']!r} boots {' and '.join(paths)} of its dom0, and pool {pool_name!r} could not "
+            "start it: let it boot from its own disk first."
+        )
 
 
 def remove_unused(op: Op, pool: Session, paths: Iterable[str], but: Collection[str] = ()) -> list[str]:

@@ -29,6 +29,8 @@ MOVING, MOVED, FINISHING, FINISHED = "moving", "moved", "finishing", "finished"
 #: On a VM that was left for another pool: `finished` is said by the VM there, which can be confirmed.
 FINISHED_THERE = "finished there"
 CONFIRMING, REVERTING = "confirming", "reverting"
+#: On a VM that is back as it was: what was made at the destination has yet to be removed.
+REVERTED = "reverted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from tasks.parts import disks, power
 from tasks.parts.calls import ended
 from tasks.parts.entered import RESCUED, Rescued
 from tasks.parts.lost import await_lost, intend
+from tasks.parts.migrated import refuse_migrating
 from tasks.parts.power import Rec
 from tasks.parts.rescued import LOCKS, POWER_BEFORE, lock_text, locks_of
 from tasks.rescue.request import RescueRequest
@@ -78,6 +79,7 @@ def _one(pool: Session, request: RescueRequest, named: list[Found]) -> Found:
 
 
 def _assert_rescuable(found: Found, rescuers: list[Found], *, is_asked: bool) -> None:
+    refuse_migrating(found.rec, "rescued")
     rec = power.part_of(found)
     if rescuers:
         raise InstanceInRescue(

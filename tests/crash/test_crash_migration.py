@@ -101,7 +101,7 @@ def assert_moved(rig: Rig, case: Case, handle: Handle) -> None:
 
 MOVING_HERE = {
     "VM.get_all_records_where": 1,
-    "VBD.get_all_records_where": 2,
+    "VBD.get_all_records_where": 1,
     "host.get_servertime": 2,
     "VM.add_to_other_config": 3,
     "VM.set_name_label": 2,
@@ -121,6 +121,7 @@ MOVING_HERE = {
     "Async.VDI.destroy": 2,
 }
 MOVING_THERE = {
+    "VM.get_all_records_where": 1,
     "host.compute_free_memory": 1,
     "VDI.create": 2,
     "VDI.get_record": 2,
@@ -300,7 +301,7 @@ CONFIRMING_HERE = {
     "task.destroy": 2,
 }
 CONFIRMING_THERE = {
-    "VM.get_all_records_where": 3,
+    "VM.get_all_records_where": 4,
     "host.get_servertime": 1,
     "VM.add_to_other_config": 2,
     "VM.remove_from_other_config": 2,
@@ -335,9 +336,9 @@ def assert_reverted(rig: Rig, case: Case, handle: Handle) -> None:
 
 REVERTING_HERE = {
     "VM.get_all_records_where": 2,
-    "host.get_servertime": 1,
-    "VM.add_to_other_config": 2,
-    "VM.remove_from_other_config": 2,
+    "host.get_servertime": 2,
+    "VM.add_to_other_config": 4,
+    "VM.remove_from_other_config": 3,
     "VM.set_name_label": 1,
     "VM.remove_from_blocked_operations": 2,
     "Async.VM.start": 1,

@@ -256,6 +256,15 @@ def test_a_stuck_operation_tells_what_is_left_and_cancel_tries_again(vmops: Vmop
     assert toys.undone(handle) == ["first", "second"]
 
 
+def test_a_stuck_operation_is_given_up(vmops: Vmops, toys: Toys) -> None:
+    handle = submitted(vmops, toys, "fail_at=third", "undo_fails=second")
+    toys.await_state(handle, State.STUCK)
+    assert "is given up" in vmops("cancel", handle.id, "--give-up").out
+    shown = vmops("show", handle.id).out
+    assert "undo_second has not been done" in shown
+    assert vmops("cancel", handle.id, "--give-up").status == 1
+
+
 def test_an_ended_operation_cannot_be_cancelled(vmops: Vmops, toys: Toys) -> None:
     handle = submitted(vmops, toys)
     handle.wait(20)

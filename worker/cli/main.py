@@ -207,12 +207,20 @@ def show(operation_id: OperationId, as_json: AsJson = False) -> None:
 def cancel(
     operation_id: OperationId,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it until it has ended.")] = False,
+    give_up: Annotated[
+        bool,
+        typer.Option("--give-up", help="End one that can neither undo the rest nor get further; the rest stays."),
+    ] = False,
 ) -> None:
     """Ask an operation to stop and undo what it did; a stuck one tries again."""
     from worker.operations.states import State
 
     with open_client() as vmops:
         handle = vmops.handle(operation_id)
+        if give_up:
+            handle.give_up()
+            typer.echo(f"Operation {operation_id} is given up; `vmops show {operation_id}` tells what is left.")
+            return
         was_stuck = handle.record().state is State.STUCK
         handle.cancel()
         if not wait:

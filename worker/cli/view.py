@@ -168,20 +168,22 @@ def advice(record: Record) -> str | None:
         held = ", ".join(what.replace(":", " ") for what in record.holds)
         keeps = f" It keeps {held} until then." if held else ""
         goal = "goes on" if record.direction is Direction.RUN else "undoes the rest"
-        return f"Put the cause right, then `vmops cancel {record.id}` tries again and {goal}.{keeps}"
+        return (
+            f"Put the cause right, then `vmops cancel {record.id}` tries again and {goal}.{keeps} "
+            "With --give-up it ends as it is."
+        )
     if record.state in {State.QUEUED, State.RUNNING, State.WAITING}:
         return f"`vmops watch {record.id}` follows it, `vmops cancel {record.id}` stops it and undoes what it did."
     return None
 
 
 def left_behind(record: Record) -> list[str]:
-    """Return what a stuck operation could not undo, or could not finish, one sentence each."""
-    if record.state is not State.STUCK:
-        return []
-    if record.direction is Direction.RUN:
+    """Return what a stuck operation, or one given up, could not undo, or could not finish, one sentence each."""
+    if record.state is State.STUCK and record.direction is Direction.RUN:
         error = record.error or {"step": record.step, "message": "no cause was recorded", "code": "Unknown"}
         return [f"{error['step']} has not been done: {error['message']} [{error['code']}]"]
-    return [f"{one['step']} has not been done: {one['message']} [{one['code']}]" for one in record.undo_errors]
+    errors = record.undo_errors if record.state in {State.STUCK, State.FAILED} else []
+    return [f"{one['step']} has not been done: {one['message']} [{one['code']}]" for one in errors]
 
 
 def stamp(moment_ms: int | None) -> str | None:

@@ -17,7 +17,8 @@ class State(StrEnum):
     SUCCEEDED = "succeeded"
     """Ended well."""
     FAILED = "failed"
-    """Ended with an error before anything was touched, or (`InstanceGone`) when there was nothing more to do."""
+    """Ended with an error before anything was touched, or (`InstanceGone`) when there was nothing more to do; or an
+    operator has given it up."""
     UNDOING = "undoing"
     """A step failed; the steps before it are being undone."""
     UNDONE = "undone"
@@ -25,7 +26,7 @@ class State(StrEnum):
     STUCK = "stuck"
     """An undo (or a step past the point of no return) could not be completed: an operator must look.
 
-    It keeps its VM; cancelling it tries again."""
+    It keeps its VM; cancelling it tries again, giving it up leaves all as it is."""
     CANCELLING = "cancelling"
     """Asked to stop; the steps are being undone."""
     CANCELLED = "cancelled"
@@ -44,7 +45,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.RUNNING: frozenset({State.QUEUED, State.RUNNING, State.WAITING, State.STUCK}),
     State.WAITING: frozenset({State.RUNNING}),
     State.SUCCEEDED: frozenset({State.RUNNING}),
-    State.FAILED: frozenset({State.QUEUED, State.RUNNING}),
+    State.FAILED: frozenset({State.QUEUED, State.RUNNING, State.WAITING, State.UNDOING, State.CANCELLING, State.STUCK}),
     State.UNDOING: frozenset({State.RUNNING, State.UNDOING, State.STUCK}),
     State.UNDONE: frozenset({State.UNDOING}),
     State.STUCK: frozenset({State.RUNNING, State.UNDOING, State.CANCELLING}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.engine import Toys
-from worker.errors import OperationFailed
+from worker.errors import NotCancellable, OperationFailed
 from worker.operations.states import State
 
 
@@ -67,6 +67,27 @@ def test_cancelling_a_stuck_operation_tries_the_undo_again(running_toys: Toys) -
     assert handle.record().undo_errors == []
     assert "lab:vm:stuck-vm" not in running_toys.journal.open_holds()
     assert running_toys.client.app.AsyncResult(handle.id).state == "FAILURE"
+
+
+def test_an_operation_that_is_given_up_frees_its_vm_and_tells_what_is_left(running_toys: Toys) -> None:
+    handle = running_toys.submit(fail_at="third", undo_fails="second", vm="given-up-vm")
+    running_toys.await_state(handle, State.STUCK)
+    handle.give_up()
+    record = handle.record()
+    assert (record.state, (record.error or {})["step"]) == (State.FAILED, "third")
+    assert [one["step"] for one in record.undo_errors] == ["undo_second"]
+    assert "lab:vm:given-up-vm" not in running_toys.journal.open_holds()
+    with pytest.raises(NotCancellable, match="has ended"):
+        handle.give_up()
+
+
+def test_an_operation_that_can_be_undone_is_not_given_up(running_toys: Toys) -> None:
+    handle = running_toys.submit(wait_s=30)
+    running_toys.await_state(handle, State.WAITING)
+    with pytest.raises(NotCancellable, match="cancel it"):
+        handle.give_up()
+    handle.cancel()
+    running_toys.await_state(handle, State.CANCELLED)
 
 
 def test_a_failure_past_the_point_of_no_return_is_tried_again_and_then_stuck(running_toys: Toys) -> None:
