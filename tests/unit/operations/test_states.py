@@ -26,7 +26,7 @@ def test_every_state_can_be_reached_and_every_other_can_be_left() -> None:
 
 
 def test_an_operation_that_turned_round_never_goes_forward_again() -> None:
-    forward = {State.QUEUED, State.RUNNING, State.WAITING, State.SUCCEEDED, State.FAILED}
+    forward = {State.QUEUED, State.RUNNING, State.WAITING, State.SUCCEEDED}  # it may end as failed: given up
     for state in TURNED:
         assert {after for after, before in MOVES.items() if state in before} & forward == set()
 
