@@ -261,10 +261,10 @@ def settle(op: Op, pool: Session, pools: Pools) -> None:
         vm_power.block(pool, op.data["vm"]["ref"], [key], text)
     there = {**mark.destination, "vm_uuid": rec["uuid"]}
     mark = replace(mark, destination=there)
-    state = FINISHED if here.pool_name == pool.pool_name else FINISHED_THERE
-    back.set_mark(here, op.data["left"]["ref"], mark.at(state, back.pool_time(here), op.id))
     own = mark.on("destination").at(FINISHED, back.pool_time(pool), op.id)
     back.set_mark(pool, op.data["vm"]["ref"], own)
+    state = FINISHED if here.pool_name == pool.pool_name else FINISHED_THERE
+    back.set_mark(here, op.data["left"]["ref"], mark.at(state, back.pool_time(here), op.id))
     started_at = op.data.get("started_at")
     op.set_result(
         vm_uuid=rec["uuid"],

@@ -7,7 +7,7 @@ state is entered; nothing else moves them (operations.md 17, number 21).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 #: In `other_config` of a VM: a `Rebooting` as text.
@@ -73,6 +73,8 @@ class Migration:
     state: str
     entered: int
     operation: str
+    destination: dict[str, str] = field(default_factory=dict)
+    """Of the VM that takes the place: pool, vm_uuid and more."""
 
     @classmethod
     def parse(cls, text: str) -> Migration:
@@ -84,7 +86,8 @@ class Migration:
             raise ValueError("it is no JSON object of state, entered and operation") from None
         if not isinstance(state, str) or not isinstance(operation, str):
             raise ValueError("its state and operation are no text")  # noqa: TRY004 - what is wrong is the text
-        return cls(state, _epoch(str(entered)), operation)
+        destination = values.get("destination")
+        return cls(state, _epoch(str(entered)), operation, destination if isinstance(destination, dict) else {})
 
 
 def _epoch(text: str) -> int:

@@ -57,9 +57,15 @@ def is_copy(vdi_ref: str, vdi_rec: dict[str, Any]) -> bool:
 
 
 def hold_of(vm_rec: dict[str, Any]) -> str:
-    """Return what an operation on this VM holds: its instance, so that the rescue VM and a VM being built count too."""
+    """Return what an operation on this VM holds: its instance, so that the rescue VM and a VM being built count too.
+
+    A VM that has none holds its own uuid, and one that takes another's place that one's until this is confirmed.
+    """
     uuid = instance_uuid(vm_rec)
-    return f"instance:{uuid.lower()}" if uuid else f"vm:{vm_rec['uuid']}"
+    if uuid:
+        return f"instance:{uuid.lower()}"
+    left = vm.migration_of(vm_rec).get("source")
+    return f"vm:{left['vm_uuid'] if isinstance(left, dict) and 'vm_uuid' in left else vm_rec['uuid']}"
 
 
 def take(op: Op, pool: Session) -> Found:

@@ -3,7 +3,8 @@
 A VM says itself since when it is in a state (`tasks.parts.entered`). A tick reads all VMs and the pool's clock, two
 calls, and enters operations into the journal. Their ids are made of poller, VM and entered time, so ticks that are
 doubled, or cut off at any line, enter nothing twice. What is true of the VM is looked at again by the operation, when
-it has the VM. An operation that ended while its VM is still in the state is followed by another one, later each time.
+it has the VM. An operation that ended while its VM is still in the state is followed by another one at the next tick,
+and later each time.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Tick(Generic[M]):
                 return operation_id, begin(self.runtime, self.poller.operation, operation_id, request)
             if known.state not in FINAL:
                 return operation_id, False
-            if is_too_early(known, attempt, self.timeout_s, journal):
+            if is_too_early(known, attempt, min(self.timeout_s, self.runtime.settings.poll_interval_s), journal):
                 return None, False
         raise AssertionError  # `count` has no end
 
@@ -160,10 +161,10 @@ def operation_id_of(poller: str, pool: str, vm_uuid: str, entered: int, attempt:
     return str(uuid5(NAMESPACE_OID, f"vmops {poller} {pool} {vm_uuid} {entered} attempt {attempt}"))
 
 
-def is_too_early(ended: Record, attempt: int, timeout_s: float, journal: Journal) -> bool:
-    """Tell whether an attempt that did not end the state is too recent for another: the timeout, doubled each time."""
+def is_too_early(ended: Record, attempt: int, pause_s: float, journal: Journal) -> bool:
+    """Tell whether an attempt that did not end the state is too recent for another: the pause, doubled each time."""
     passed_s = (journal.now_ms() - (ended.ended_at or 0)) / 1000
-    wanted_s: float = timeout_s * 2**attempt
+    wanted_s: float = pause_s * 2**attempt
     return passed_s < wanted_s
 
 

@@ -143,12 +143,16 @@ def is_rescue_vm(vm_rec: dict[str, Any]) -> bool:
 
 def is_left_behind(vm_rec: dict[str, Any]) -> bool:
     """Tell whether the VM is the one from before a resize or move, kept until that is confirmed."""
-    text: str = vm_rec["other_config"].get(MIGRATION_KEY, "")
+    return migration_of(vm_rec).get("side") == "source"
+
+
+def migration_of(vm_rec: dict[str, Any]) -> dict[str, Any]:
+    """Return what the VM says of the resize or move that it is in; {} when that is nothing, or cannot be read."""
     try:
-        mark = json.loads(text or "{}")
+        mark = json.loads(vm_rec["other_config"].get(MIGRATION_KEY) or "{}")
     except ValueError:
-        return False
-    return isinstance(mark, dict) and mark.get("side") == "source"
+        return {}
+    return mark if isinstance(mark, dict) else {}
 
 
 def _all(session: Session) -> list[Found]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -167,25 +166,6 @@ def test_the_poller_confirms_only_what_has_waited_since_then(rig: TwoPools) -> N
     assert rig.vm("lab", uuid=made["uuid"]) is not None
     assert rig.done(rig.client.confirm_migration(**wish, only_if_entered=done["entered"]))["confirmed"] is True
     assert rig.done(rig.client.confirm_migration(**wish, only_if_entered=done["entered"])) == {"confirmed": False}
-
-
-@pytest.mark.parametrize("dest", FAR_FIRST)
-def test_the_poller_finds_what_waits_too_long_and_nothing_else(rig: TwoPools, dest: str) -> None:
-    made, result = moved(rig, "polled", dest)
-    poll = {"resize_confirm_window": 0.1}
-    moving = rig.client.query("poll_unconfirmed_resizes", {"pool": "lab", **poll})
-    assert (moving["submitted"], moving["problems"]) == ([], [])
-    done = rig.done(rig.finish(result))
-    time.sleep(1.1)  # marks have whole seconds
-    if dest == "far":
-        here = rig.client.query("poll_unconfirmed_resizes", {"pool": "lab", **poll})
-        assert (here["submitted"], here["problems"]) == ([], [])
-    there = rig.client.query("poll_unconfirmed_resizes", {"pool": dest, **poll})
-    assert there["problems"] == []
-    (entered,) = there["submitted"]
-    assert entered["vm_uuid"] == done["vm_uuid"]
-    assert rig.done(rig.client.handle(entered["id"]))["confirmed"] is True
-    assert rig.vm("lab", uuid=made["uuid"]) is None
 
 
 def test_a_guest_that_ignores_the_request_is_cut_off_or_left_running(rig: TwoPools) -> None:

@@ -1,4 +1,4 @@
-"""poll_unconfirmed_resizes on marks and journal; and what it says while there is nothing that confirms."""
+"""poll_unconfirmed_resizes on marks and journal, which real moves make in tests/integration/migration/test_polls.py."""
 
 from __future__ import annotations
 
@@ -10,35 +10,12 @@ import pytest
 
 from tasks.pollers.request import ResizePoll
 from tasks.pollers.resizes import CONFIRM, poll_unconfirmed_resizes
-from tests.integration.pollers.support import Clinic
 from tests.integration.pollers.workshop import Workshop
-from tests.support.two_pools import FLAVOR
 from worker.operations import catalogue
 from worker.operations.catalogue import Definition, Step
 from worker.operations.request import InstanceRequest
-from worker.operations.states import State
 
 WINDOW_S = 600
-
-
-@pytest.mark.slow
-def test_a_resize_that_nobody_confirms_is_confirmed_when_its_time_is_over(clinic: Clinic) -> None:
-    disks = [{"size": 2 << 20, "content": "random"}]
-    keys = {"vmops.instance": str(uuid4())}
-    made = clinic.simulator.add_vm(name="resized", disks=disks, running=True, other_config=keys)
-    wish: dict[str, Any] = {"dest": {"pool": "lab"}, "instance_type": FLAVOR}
-    moved = clinic.succeeded(clinic.client.migrate_disk_and_power_off(instance={"vm_uuid": made["uuid"]}, **wish), 60)
-    assert clinic.client.poll_unconfirmed_resizes(resize_confirm_window=0.001)["submitted"] == [], "not finished yet"
-    done = clinic.succeeded(clinic.client.finish_migration(migration=moved["migration"], instance_type=FLAVOR), 60)
-    assert clinic.client.poll_unconfirmed_resizes(resize_confirm_window=WINDOW_S)["submitted"] == []
-    clinic.pass_time(WINDOW_S)
-    report = clinic.client.poll_unconfirmed_resizes(resize_confirm_window=WINDOW_S)
-    assert (confirmations(report), report["problems"]) == ([done["vm_uuid"]], [])
-    (confirmed,) = clinic.ended(report["submitted"])
-    assert (confirmed.state, confirmed.result["confirmed"]) == (State.SUCCEEDED, True)
-    assert clinic.client.poll_unconfirmed_resizes(resize_confirm_window=WINDOW_S)["submitted"] == []
-    vms = {rec["uuid"] for rec in clinic.call("VM.get_all_records").values()}
-    assert (made["uuid"] in vms, done["vm_uuid"] in vms) == (False, True)
 
 
 class Confirmation(InstanceRequest):
@@ -73,7 +50,7 @@ def entered(shop: Workshop, vm_uuid: str) -> int:
 def poll(shop: Workshop) -> dict[str, Any]:
     """One tick."""
     request = ResizePoll(resize_confirm_window=WINDOW_S)
-    answer: dict[str, Any] = poll_unconfirmed_resizes(request, shop.session, shop.runtime.settings)
+    answer: dict[str, Any] = poll_unconfirmed_resizes(request, shop.session, shop.pools, shop.runtime.settings)
     return answer
 
 
@@ -114,6 +91,8 @@ def test_an_instance_with_two_marked_vms_is_confirmed_once_at_the_new_one(confir
     ("name", "state", "told"),
     [
         ("destroy", "waiting", ""),
+        ("confirm_migration", "waiting", ""),
+        ("confirm_migration", "stuck", "stuck"),
         ("snapshot", "running", "not just waiting"),
         ("snapshot", "stuck", "stuck"),
         ("snapshot", "succeeded", None),

@@ -92,17 +92,18 @@ def test_a_mark_from_the_future_waits(shop: Workshop) -> None:
     assert shop.poll_reboots()["overdue"] == 0
 
 
-def test_an_attempt_that_failed_is_followed_by_another_but_not_at_once(shop: Workshop) -> None:
+def test_an_attempt_that_failed_is_followed_by_another_at_the_next_tick_and_later_each_time(shop: Workshop) -> None:
     shop.overdue()
+    pause_s = shop.runtime.settings.poll_interval_s
     (first,) = shop.poll_reboots()["submitted"]
-    shop.end(first["id"], State.FAILED, seconds_ago=TIMEOUT_S - 10)
+    shop.end(first["id"], State.FAILED, seconds_ago=pause_s - 10)
     assert shop.poll_reboots()["submitted"] == []
-    shop.end(first["id"], State.FAILED, seconds_ago=TIMEOUT_S)
+    shop.end(first["id"], State.FAILED, seconds_ago=pause_s)
     (second,) = shop.poll_reboots()["submitted"]
     assert second["id"] != first["id"]
-    shop.end(second["id"], State.UNDONE, seconds_ago=TIMEOUT_S)
+    shop.end(second["id"], State.UNDONE, seconds_ago=pause_s)
     assert shop.poll_reboots()["submitted"] == []
-    shop.end(second["id"], State.UNDONE, seconds_ago=2 * TIMEOUT_S)
+    shop.end(second["id"], State.UNDONE, seconds_ago=2 * pause_s)
     assert len(shop.poll_reboots()["submitted"]) == 1
 
 

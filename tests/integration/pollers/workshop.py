@@ -16,6 +16,7 @@ from tests.support.servers import RedisServer
 from tests.support.simulator import SimulatorProcess
 from worker.app import close_app, make_app
 from worker.cli import catalogue
+from worker.errors import UnknownPool
 from worker.operations import runtime as runtimes
 from worker.operations.journal import Journal, connect
 from worker.operations.record import Record
@@ -36,6 +37,12 @@ class Workshop:
     simulator: SimulatorProcess
     runtime: Runtime
     session: Session
+
+    def pools(self, name: str) -> Session:
+        """Return the session of a pool: there is one."""
+        if name != self.session.pool_name:
+            raise UnknownPool(f"No pool is called {name!r}.")
+        return self.session
 
     @property
     def journal(self) -> Journal:

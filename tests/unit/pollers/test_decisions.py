@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tasks.parts.entered import Migration, Rebooting, Rescued
 from tasks.pollers import reboots, resizes
 from tasks.pollers.reboots import Owner
-from tasks.pollers.resizes import Case, Verdict, case_of, judge
+from tasks.pollers.resizes import CONFIRM, Case, Verdict, case_of, judge
 from tasks.pollers.tick import operation_id_of
 from worker.operations.record import Direction, Record
 from worker.operations.states import FINAL, State
@@ -99,7 +100,9 @@ FINISHED = Migration("finished", 1, "maker")
     [
         ([vm(), vm("web01-orig")], [FINISHED, FINISHED], record(State.SUCCEEDED), [], Case()),
         ([vm()], [FINISHED], None, [], Case()),
-        ([vm()], [FINISHED], None, [record(name="confirm_migration")], Case()),
+        ([vm()], [FINISHED], None, [record(name=CONFIRM)], Case(is_finishing=True)),
+        ([vm()], [FINISHED], None, [record(State.STUCK, name=CONFIRM)], Case(is_in_error=True, is_finishing=True)),
+        ([vm(**{"vmops.rescued": "1 op"})], [FINISHED], None, [], Case(awaits_confirmation=False)),
         ([vm("web01-orig")], [FINISHED], None, [], Case(has_vm=False)),
         ([vm("web01-orig"), vm("web01-rescue")], [FINISHED], None, [], Case(has_vm=False)),
         ([vm()], [FINISHED], record(State.UNDONE), [], Case(is_in_error=True)),
@@ -140,7 +143,9 @@ def test_a_mark_is_read_as_it_was_written(mark: Rebooting | Rescued) -> None:
 
 
 def test_of_a_migrations_mark_the_rest_does_not_matter() -> None:
-    assert Migration.parse('{"state": "finished", "entered": 1, "operation": "maker", "side": "source"}') == FINISHED
+    text = '{"state": "finished", "entered": 1, "operation": "maker", "side": "source", "destination": {"pool": "far"}}'
+    assert Migration.parse(text) == replace(FINISHED, destination={"pool": "far"})
+    assert Migration.parse(text.replace('{"pool": "far"}', "0")) == FINISHED
 
 
 @pytest.mark.parametrize("text", ["", "1", "1 a b c", "1.5 op", "-1 op", "٣ op", "1" * 12 + " op"])
