@@ -188,8 +188,8 @@ class Settings(BaseSettings):
 
     poll_interval_s: Seconds = Field(
         default=60,
-        description="Pause between two looks of each poller below at each pool; before what it entered and has failed is "
-        "entered again, doubled each time.",
+        description="Pause between two looks of each poller below at each pool; and before an operation of theirs that "
+        "has failed is submitted anew, doubled each time.",
     )
     reboot_timeout_s: SecondsOrOff = Field(
         default=0, description="A SOFT reboot that takes longer becomes a HARD one; 0: never."

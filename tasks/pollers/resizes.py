@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
-from tasks.parts.entered import RESCUED, Migration
+from tasks.parts.entered import Migration
 from tasks.parts.instances import hold_of
 from tasks.parts.migrated import FINISHED, FINISHED_THERE, LEFT_NAME
 from tasks.pollers.request import ResizePoll
@@ -55,7 +55,7 @@ class Case:
     is_finishing: bool = False
     """The operation that says that the resize is finished has not ended itself, or it is being confirmed."""
     awaits_confirmation: bool = True
-    """Nothing else is done to it, it is not in rescue, and all its VMs say that the resize is finished."""
+    """Nothing else is done to it, and all its VMs say that the resize is finished."""
 
 
 def judge(case: Case) -> tuple[Verdict, str]:
@@ -141,9 +141,7 @@ def case_of(vms: list[Found], marks: Iterable[Migration], maker: Record | None, 
         is_in_error=(maker is not None and maker.state in failed) or any(one.state is State.STUCK for one in at_work),
         is_being_deleted=any(record.name == "destroy" for record in others),
         is_finishing=(maker is not None and maker.state not in FINAL) or len(others) < len(at_work),
-        awaits_confirmation=not others
-        and not any(RESCUED in found.rec["other_config"] for found in vms)
-        and all(mark.state == FINISHED for mark in marks),
+        awaits_confirmation=not others and all(mark.state == FINISHED for mark in marks),
     )
 
 

@@ -102,7 +102,6 @@ FINISHED = Migration("finished", 1, "maker")
         ([vm()], [FINISHED], None, [], Case()),
         ([vm()], [FINISHED], None, [record(name=CONFIRM)], Case(is_finishing=True)),
         ([vm()], [FINISHED], None, [record(State.STUCK, name=CONFIRM)], Case(is_in_error=True, is_finishing=True)),
-        ([vm(**{"vmops.rescued": "1 op"})], [FINISHED], None, [], Case(awaits_confirmation=False)),
         ([vm("web01-orig")], [FINISHED], None, [], Case(has_vm=False)),
         ([vm("web01-orig"), vm("web01-rescue")], [FINISHED], None, [], Case(has_vm=False)),
         ([vm()], [FINISHED], record(State.UNDONE), [], Case(is_in_error=True)),
