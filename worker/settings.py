@@ -232,7 +232,7 @@ class Settings(BaseSettings):
     )
 
     firewall_interval_s: Seconds = Field(
-        default=15, description="Pause between two looks at whether hosts have the rules of their VMs."
+        default=2, description="Pause between two looks at what happens to VMs in security groups; one call each."
     )
     firewall_verify_s: Seconds = Field(
         default=60, description="A host is asked this often whether its rules are still enforced."

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from tests.integration.power.support import VM, Ward
 from tests.support.dom0 import install
+from worker.network.groups import Groups
 
 HTTP = {"protocol": "tcp", "port_range_min": 80, "port_range_max": 80}
 SSH = {"protocol": "tcp", "port_range_min": 22, "port_range_max": 22}
@@ -42,6 +43,11 @@ class Fenced(Ward):
             if running:
                 call("VM.start_on", vm.ref, self.hosts()[host], False, False)
         return vm
+
+    def groups(self) -> Groups:
+        """What is kept of the pool's groups."""
+        journal = self.client.journal
+        return Groups(journal.redis, journal.prefix, "lab")
 
     def vif(self, vm: VM) -> str:
         """The name of the VM's interface among the objects of hosts."""

@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import pytest
 
+from tasks.parts.filtering import QUIET
+from tests.integration.power.support import VM
 from tests.support.fenced import CALL, HTTP, SSH, Fenced
 from tests.support.spawning import put_image, request_for
 from tests.support.worker import eventually
@@ -187,6 +189,27 @@ def test_rules_follow_a_migrated_vm_come_back_when_lost_and_wait_everywhere_for_
     assert [vif in ward.objects(host) for host in range(3)] == [True, True, True]
     ward.simulator.reset_stats()
     assert ward.client.poll_firewall() == {"hosts": [], "failures": {}}
+
+
+def looks_after(ward: Fenced, changed: VM) -> int:
+    """Change a VM in no way that matters, poll, and return how often the pool was looked at."""
+    ward.call("VM.add_to_other_config", changed.ref, f"people-{uuid4().hex}", "theirs")
+    ward.groups().keep(QUIET, value=True, for_s=60)
+    ward.simulator.reset_stats()
+    ward.client.poll_firewall()
+    return ward.simulator.calls()["event.from"] - 1
+
+
+def test_news_of_a_filtered_vm_are_looked_at_at_once_and_others_later(ward: Fenced) -> None:
+    vm, stranger = ward.member(0, "web"), ward.new_vm()
+    ward.allow("web", HTTP)
+
+    ward.client.poll_firewall()
+    assert looks_after(ward, stranger) == 0
+    eventually(lambda: looks_after(ward, vm) == 1)
+    eventually(lambda: looks_after(ward, stranger) == 0)
+    ward.groups().drop("looked")
+    eventually(lambda: looks_after(ward, stranger) == 1)
 
 
 @pytest.mark.matrix
