@@ -10,6 +10,7 @@ from tests.support.engine import Toys
 from tests.support.servers import RedisServer
 from tests.support.worker import eventually
 from worker.app import beat_schedule
+from worker.cli.catalogue import load
 from worker.operations.singleton import singleton
 from worker.operations.states import State
 
@@ -51,6 +52,15 @@ def test_a_tick_is_taken_by_a_worker_whose_clock_is_ahead_and_dropped_when_it_is
         "vmops.poll_domains",
         "vmops.poll_firewall",
     }
+
+
+def test_flower_hears_of_no_tick(running_toys: Toys) -> None:
+    every = {"reboot_timeout_s": 1, "rescue_timeout_s": 1, "resize_confirm_window_s": 1, "orphan_interval_s": 1}
+    load()
+    tasks = running_toys.client.app.tasks
+    ticks = {entry["task"] for entry in beat_schedule(running_toys.settings.model_copy(update=every)).values()}
+    assert len(ticks) > len(every)
+    assert {name for name in ticks if tasks[name].send_events} == set()
 
 
 def test_a_poller_has_a_tick_for_each_pool_when_its_timeout_is_set(running_toys: Toys) -> None:
