@@ -8,3 +8,6 @@ if not basic_auth:
 
 # Without this, whoever may look may also enqueue and revoke tasks.
 read_only = True
+
+# The list of tasks says which VM each is about.
+tasks_columns = "name,args,uuid,state,received,runtime"

@@ -25,6 +25,8 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 SECRET = "simulated"
+#: Those of the demo and of the containers.
+COLUMNS = "name,args,uuid,state,received,runtime"
 
 
 @dataclass
@@ -69,15 +71,17 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 @pytest.fixture(scope="module")
 def flower(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Flower:
     port = free_port()
-    process = rig.deployment.celery("flower", "flower", "--address=127.0.0.1", f"--port={port}", "--read_only")
-    process.wait_until(lambda: _answers(f"http://127.0.0.1:{port}/healthcheck"), 30)
+    process = rig.deployment.celery(
+        "flower", "flower", "--address=127.0.0.1", f"--port={port}", "--read_only", f"--tasks_columns={COLUMNS}"
+    )
+    process.wait_until(lambda: _hears_the_worker(f"http://127.0.0.1:{port}/metrics"), 30)
     return Flower(f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("pages"))
 
 
-def _answers(url: str) -> bool:
+def _hears_the_worker(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
+            return b"flower_worker_online{" in answer.read()
     except (OSError, urllib.error.URLError):
         return False
 
@@ -86,7 +90,7 @@ def test_an_operation_is_one_row_that_runs_as_long_as_the_operation_and_ends_wit
     rig: Rig, flower: Flower
 ) -> None:
     rig.add_vm("web01")
-    fault = rig.simulator.add_fault(match="VDI.destroy", effect="pause", nth=1)
+    fault = rig.simulator.add_fault(match="Async.VDI.destroy", effect="pause", nth=1)
     handle = rig.submit("web01")
     rig.simulator.wait_for_hit(fault, 20)
     running = flower.page(f"/task/{handle.id}", "operation-running")
@@ -95,6 +99,8 @@ def test_an_operation_is_one_row_that_runs_as_long_as_the_operation_and_ends_wit
     steps = flower.page("/tasks", "tasks-running")
     for name in ("find_disks", "take_snapshot", "wait_for_coalesce", "push_to_glance", "discard_snapshot"):
         assert f"vmops.snapshot.{name}" in steps
+    assert re.search(r"vmops\.snapshot \(web01\)", steps)
+    assert f"vmops.snapshot.find_disks (web01: snapshot {handle.id}" in steps
     assert "poll_" not in steps  # the ticks of the pollers would hide the operations
     rig.simulator.clear_faults()
     assert rig.wait(handle).state == "succeeded"

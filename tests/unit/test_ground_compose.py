@@ -230,7 +230,7 @@ def flower_options(tmp_path: Path, users: str) -> OptionParser:
     copied = tmp_path / "flower.py"
     copied.write_text(config_text("flower.py").replace("/run/secrets", str(tmp_path)))
     parser = OptionParser()
-    for known in ("basic_auth", "read_only"):
+    for known in ("basic_auth", "read_only", "tasks_columns"):
         original = options._options[known.replace("_", "-")]
         parser.define(known, type=original.type, multiple=original.multiple)
     parser.parse_config_file(str(copied))
@@ -250,7 +250,7 @@ def test_flower_does_not_start_open_when_the_secret_is_empty(tmp_path: Path) -> 
 
 def test_flowers_settings_file_sets_known_options_only() -> None:
     assigned = set(re.findall(r"^(\w+) = ", config_text("flower.py"), re.MULTILINE))
-    assert assigned == {"basic_auth", "read_only"} <= set(options.as_dict())
+    assert assigned == {"basic_auth", "read_only", "tasks_columns"} <= set(options.as_dict())
 
 
 def test_the_redis_service_has_the_embedded_servers_guarantees(tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ _HTTP_S = 5.0
 _PORT_TRIES = 5
 #: A demo's push is over within seconds; its progress shall be seen.
 _PACE = "progress_interval_s = 0.1\n"
+#: What Flower's metrics say of a worker that it hears.
+_HEARD = b"flower_worker_online{"
+#: Flower's list of tasks, with the VM (as config/flower.py).
+_COLUMNS = "name,args,uuid,state,received,runtime"
 
 
 class Parts:
@@ -136,10 +140,10 @@ class Parts:
         return f"celery -A worker worker (pid {self._worker.pid}), and beat"
 
     def await_flower(self) -> str:
-        """Wait until Flower answers."""
+        """Wait until Flower hears the worker: events sent before that it would never show."""
         for tries_left in range(_PORT_TRIES - 1, -1, -1):
             try:
-                self._flower.wait_until(lambda: _answers(f"{self.flower_url}healthcheck"), _READY_S)
+                self._flower.wait_until(lambda: _answers(f"{self.flower_url}metrics", _HEARD), _READY_S)
             except ServerNotStarted as error:
                 # Another process may take the free port before Flower does.
                 if not (tries_left and "Address already in use" in str(error)):
@@ -154,7 +158,7 @@ class Parts:
         """Launch Flower on a free loopback port, for looking only."""
         port = free_port()
         self.flower_url = f"http://127.0.0.1:{port}/"
-        options = ("--address=127.0.0.1", f"--port={port}", "--read_only=True")
+        options = ("--address=127.0.0.1", f"--port={port}", "--read_only=True", f"--tasks_columns={_COLUMNS}")
         self._flower = self._start("flower", *_CELERY, "flower", *options)
 
     def settings(self) -> Settings:
@@ -244,9 +248,10 @@ def _bytes_of(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, text: bytes = b"") -> bool:
+    """Tell whether a server has the page, and the page the text."""
     try:
         with urllib.request.urlopen(url, timeout=_HTTP_S) as answer:  # noqa: S310 - an http URL of our own making
-            return bool(answer.status == 200)  # noqa: PLR2004 - HTTP's OK
+            return text in answer.read()
     except OSError:
         return False

@@ -124,6 +124,14 @@ def _changed(value: Any, path: Sequence[str], change: Callable[[Any], Any]) -> A
     return value
 
 
+def label_of(model: type[Request], values: dict[str, Any]) -> str:
+    """Return what a request that nobody has checked is about, for people; nothing when it is not valid."""
+    try:
+        return model.model_validate(values, context={"seal": lambda _: ""}).label
+    except ValidationError:
+        return ""
+
+
 def check(model: type[Request], values: dict[str, Any], context: dict[str, Any]) -> Request:
     """Return the checked request. Raises RequestError, SecretInClear: one sentence for each thing that is wrong."""
     try:

@@ -17,7 +17,7 @@ from worker.operations.catalogue import Definition
 from worker.operations.journal import Link as Position
 from worker.operations.link import StepFailed, carry_out
 from worker.operations.record import Direction, Record
-from worker.operations.request import check, secret_fields, with_secrets
+from worker.operations.request import check, label_of, secret_fields, with_secrets
 from worker.operations.runtime import Runtime, current
 from worker.retry import Backoff
 
@@ -25,15 +25,21 @@ from worker.retry import Backoff
 class EntryRequest(CeleryRequest):
     """Keeps back the event that would end the operation's row in Flower when only its entry task has ended.
 
-    Hides secrets that a foreign client has sent in clear from events and logs.
+    Hides secrets that a foreign client has sent in clear from events and logs; names the VM where Flower shows the
+    arguments without names, of which there are none.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        secrets = secret_fields(self.task.definition.request)
-        if secrets and isinstance(self.kwargs, dict):
+        if not isinstance(self.kwargs, dict):
+            return
+        model = self.task.definition.request
+        secrets = secret_fields(model)
+        if secrets:
             self._kwargsrepr = repr(with_secrets(self.kwargs, secrets, lambda _: "***"))
             self._request_dict["kwargsrepr"] = self._kwargsrepr
+        if not self.args:
+            self._argsrepr = self._request_dict["argsrepr"] = f"({label_of(model, self.kwargs)})"
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
         """Send every event of the entry task but the one that says it succeeded."""

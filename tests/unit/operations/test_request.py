@@ -9,7 +9,16 @@ import pytest
 from pydantic import BaseModel, Field
 
 from worker.errors import RequestError, SecretInClear
-from worker.operations.request import Instance, InstanceRequest, Request, Secret, check, secret_fields, with_secrets
+from worker.operations.request import (
+    Instance,
+    InstanceRequest,
+    Request,
+    Secret,
+    check,
+    label_of,
+    secret_fields,
+    with_secrets,
+)
 
 
 class Inner(BaseModel):
@@ -107,3 +116,15 @@ class TestSecret:
         assert values == before
         for odd in ({"inner": "b", "inners": {"token": "c"}}, {"inner": None, "inners": ["c"]}):
             assert with_secrets(odd, secret_fields(Example), str.upper) == odd
+
+
+class TestLabel:
+    """What an operation is about, before anybody has checked its request."""
+
+    def test_it_is_the_vm_also_when_secrets_came_in_clear(self) -> None:
+        values = {"instance": {"name": "web01"}, "password": "hunter2", "inners": [{"token": "clear"}]}
+        assert label_of(Example, values) == "web01"
+
+    @pytest.mark.parametrize("values", [{}, {"instance": "web01"}, {"instance": {"name": "web01"}, "colour": "red"}])
+    def test_a_request_that_is_not_valid_has_none(self, values: dict[str, Any]) -> None:
+        assert label_of(Example, values) == ""
