@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -18,37 +19,69 @@ from worker.operations.catalogue import Definition
 from worker.operations.record import Record
 from worker.operations.states import FINAL, State
 
+#: Columns that a row for each operation needs.
+_WIDE = 150
+
 
 def _table(*headings: str) -> Table:
+    """Return a table; a heading that ends in `!` is of a column that is never broken."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading.removesuffix("!"), overflow="fold", no_wrap=heading.endswith("!"))
     return table
 
 
-def operations_table(records: Sequence[Record]) -> Table:
-    """Return the operations, one a row."""
-    table = _table("id", "operation", "instance", "state", "step", "progress", "submitted", "error")
-    table.columns[0].no_wrap = True
-    for record in records:
-        style = view.STATE_STYLES.get(record.state, "cyan")
-        waits = f" ({record.wait['reason']})" if record.wait else ""
-        table.add_row(
-            record.id,
-            record.name,
-            record.label,
-            Text(str(record.state), style=style),
-            "" if record.state is State.SUCCEEDED else f"{record.step}{waits}",
-            f"{record.progress:.0f} %",
-            view.local_time(record.created_at),
-            record.error["message"] if record.error else "",
-        )
-    return table
+@dataclass(frozen=True)
+class OperationsList:
+    """Operations as `vmops operations` shows them: one a row, in a narrow terminal one in two lines."""
+
+    records: Sequence[Record]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        """Draw them."""
+        if options.max_width >= _WIDE:
+            yield self._table()
+        else:
+            yield from map(self._lines, self.records)
+
+    def _table(self) -> Table:
+        table = _table("id!", "operation!", "instance", "state!", "step", "progress!", "submitted!", "error")
+        for record in self.records:
+            table.add_row(
+                record.id,
+                record.name,
+                record.label,
+                _state(record),
+                _step_of(record),
+                f"{record.progress:.0f} %",
+                view.local_time(record.created_at),
+                record.error["message"] if record.error else "",
+            )
+        return table
+
+    def _lines(self, record: Record) -> Group:
+        state = _state(record)
+        state.pad_right(max(0, 10 - len(state)))
+        times = f"{record.progress:4.0f} %  {view.local_time(record.created_at)}"
+        detail = record.error["message"] if record.error else _step_of(record)
+        told = Text.assemble((view.title_of(record), "bold"), f": {detail}" if detail else "")
+        return Group(Text.assemble(record.id, "  ", state, times), Padding(told, (0, 0, 0, 2)))
+
+
+def _state(record: Record) -> Text:
+    return Text(str(record.state), style=view.STATE_STYLES.get(record.state, "cyan"))
+
+
+def _step_of(record: Record) -> str:
+    """Return where an operation stands, and what it waits for there."""
+    if record.state is State.SUCCEEDED:
+        return ""
+    return f"{record.step} ({record.wait['reason']})" if record.wait else record.step
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Return what `vmops doctor` found, and what to do about it."""
-    table = _table("", "part", "", "found", "what to do")
+    table = _table("!", "part!", "", "found", "what to do")
     marks = {"good": Text("ok", style="green"), "note": Text("note", style="yellow"), "bad": Text("!!", style="red")}
     for one in findings:
         table.add_row(marks[one.level], one.part, one.what, Text(one.text), Text(one.advice))
@@ -64,7 +97,7 @@ def operation_details(record: Record, definition: Definition | None, now_ms: int
         ("operation", Text(view.title_of(record), style="bold")),
         ("id", record.id),
         ("pool", record.pool),
-        ("state", Text(str(record.state), style=view.STATE_STYLES.get(record.state, "cyan"))),
+        ("state", _state(record)),
         ("progress", f"{record.progress:.1f} %"),
         ("submitted", view.local_time(record.created_at)),
         ("ended", f"{view.local_time(record.ended_at)} after {taken}") if record.ended_at else ("so far", taken),
@@ -97,17 +130,17 @@ def _given(request: Any) -> Any:
 
 
 def _steps(record: Record, definition: Definition | None, now_ms: int) -> Table:
-    table = _table("step", "state", "runs", "began", "took", "undo", "undo runs")
+    table = _table("step!", "state!", "runs!", "began!", "took!", "undo")
+    day = view.local_time(record.created_at).partition(" ")[0]
     for one in view.steps_of(record, definition):
         _, _, style = view.MARKS[one.state]
         table.add_row(
             one.name,
             Text(str(one.state), style=style),
             str(one.attempts or ""),
-            view.local_time(one.began_at),
+            view.local_time(one.began_at).removeprefix(f"{day} "),
             view.duration(one.seconds(now_ms)),
-            one.undo or "",
-            str(one.undo_attempts or ""),
+            (one.undo or "") + (f", {one.undo_attempts} runs" if one.undo_attempts > 1 else ""),
         )
     return table
 
@@ -117,19 +150,16 @@ def _steps(record: Record, definition: Definition | None, now_ms: int) -> Table:
 
 def catalogue_table(entries: Sequence[catalogue.Entry]) -> Group:
     """Return all tasks: the operations, then what beat runs."""
-    operations = _table("operation", "what it does", "steps")
-    queries = _table("query", "what it answers")
-    periodic = _table("run by beat", "what it does")
+    tables = {
+        "operation": _table("operation!", "what it does"),
+        "query": _table("query!", "what it answers"),
+        "periodic": _table("run by beat!", "what it does"),
+    }
     for entry in entries:
-        if entry.kind == "operation":
-            steps = ", ".join(name.rpartition(".")[2] for name in entry.steps)
-            operations.add_row(Text(entry.task, style="bold"), entry.summary, steps)
-        elif entry.kind == "query":
-            queries.add_row(Text(entry.task, style="bold"), entry.summary)
-        elif entry.kind == "periodic":
-            periodic.add_row(Text(entry.task, style="bold"), entry.summary)
+        if entry.kind in tables:
+            tables[entry.kind].add_row(Text(entry.task, style="bold"), entry.summary)
     hint = Text("`vmops tasks NAME` shows one in full, `--json` the JSON Schema of every request.", style="dim")
-    return Group(operations, queries, periodic, hint)
+    return Group(*tables.values(), hint)
 
 
 def task_details(entry: catalogue.Entry) -> Group:
@@ -137,7 +167,7 @@ def task_details(entry: catalogue.Entry) -> Group:
     parts: list[Any] = [Text.assemble((entry.task, "bold"), f"  {entry.summary}")]
     fields = catalogue.fields_of(entry.request)
     if fields:
-        table = _table("field", "type", "default", "meaning")
+        table = _table("field!", "type", "default", "meaning")
         for one in fields:
             table.add_row(one.name, one.type, one.default, one.description)
         parts.append(table)

@@ -170,7 +170,7 @@ def operations(
     as_json: AsJson = False,
 ) -> None:
     """List the newest operations."""
-    from worker.cli.lists import operations_table
+    from worker.cli.lists import OperationsList
     from worker.operations.states import State
 
     if state is not None and state not in list(State):
@@ -183,7 +183,7 @@ def operations(
         times = ("created_at", "started_at", "ended_at")
         _print_json([one.summary() | {name: stamp(getattr(one, name)) for name in times} for one in found])
     elif found:
-        _print(operations_table(found))
+        _print(OperationsList(found))
     else:
         typer.echo("No operation matches." if vm or state else "The journal has no operation.", err=True)
 
