@@ -1,4 +1,4 @@
-"""Every error vmops raises, and nothing else.
+"""Every error vmops raises, and how those of a document are told.
 
     VmopsError
     |- RequestError               the caller must change something; nothing was touched
@@ -30,6 +30,11 @@ Each message is a sentence that says what was wrong and what to do. No message c
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class VmopsError(Exception):
@@ -322,3 +327,16 @@ class LeaseLost(VmopsError):
 
 class Cancelled(VmopsError):
     """The operation was asked to stop."""
+
+
+#: What pydantic calls by the names of our classes.
+_NO_OBJECT = {"model_type", "model_attributes_type", "dict_type"}
+
+
+def problems_of(error: ValidationError, whole: str) -> list[str]:
+    """Return what is wrong with a document called `whole`, one phrase for each place; no value is told."""
+    return [
+        f"{'.'.join(map(str, one['loc'])) or whole}: "
+        + ("should be an object" if one["type"] in _NO_OBJECT else one["msg"].removeprefix("Value error, "))
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+    ]

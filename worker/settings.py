@@ -8,12 +8,13 @@ Secrets come from files: `password_file`, `image_store_token_file`, `secret_key_
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -33,6 +34,24 @@ PoolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 def _read_secret(path: Path) -> SecretStr:
     return SecretStr(path.read_text(encoding="utf-8").strip())
+
+
+_REDIS = re.compile(r"rediss?://(.*@)?(\[[\da-fA-F:.]+\]|[^@/:\[\]]*)(:\d+)?(/\d*)?(\?.*)?|unix://.+")
+_RABBITMQ = re.compile(r"(py)?amqps?://.+")
+
+
+def _redis_url(url: str) -> str:
+    """Refuse what is no Redis; the error does not repeat it, because it may hold a password."""
+    if not _REDIS.fullmatch(url):
+        raise ValueError("should be like redis://host:6379/0 (rediss:// for TLS, unix:// for a socket)")
+    return url
+
+
+def _broker_url(url: str) -> str:
+    """Refuse what is neither a Redis nor a RabbitMQ."""
+    if not _RABBITMQ.fullmatch(url) and not _REDIS.fullmatch(url):
+        raise ValueError("should be like redis://host:6379/0 (rediss:// for TLS) or amqp://user:password@host//")
+    return url
 
 
 def _next_database(url: str) -> str:
@@ -108,10 +127,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="VMOPS_", env_nested_delimiter="__", extra="forbid")
 
-    broker_url: str = Field(
+    broker_url: Annotated[str, AfterValidator(_broker_url)] = Field(
         default="redis://127.0.0.1:6379/0", description="Celery broker: redis://, rediss:// or amqp://."
     )
-    journal_url: str | None = Field(
+    journal_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
         default=None, description="Redis of the journal; default: the broker's server, next database."
     )
     journal_prefix: str = Field(default="vmops", description="Prefix of every key in the journal's Redis.")
@@ -256,7 +275,7 @@ class Settings(BaseSettings):
         if self.image_store_token is None and self.image_store_token_file is not None:
             self.image_store_token = _read_secret(self.image_store_token_file)
         if self.journal_url is None:
-            if not self.broker_url.startswith(("redis://", "rediss://", "unix://")):
+            if _RABBITMQ.fullmatch(self.broker_url):
                 raise ValueError("journal_url must name a Redis when broker_url is not one")
             self.journal_url = _next_database(self.broker_url)
         self.state_dir = self.state_dir.expanduser()

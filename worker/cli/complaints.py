@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from worker.errors import NotCancellable, OperationFailed, RequestError, VmopsError
+from worker.errors import NotCancellable, OperationFailed, RequestError, VmopsError, problems_of
 
 if TYPE_CHECKING:
     from redis.exceptions import RedisError
@@ -101,16 +101,11 @@ def read_settings() -> Settings:
     try:
         return get_settings()
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
-        raise Complaint(
-            f"The settings are not valid ({source} and VMOPS_... variables): {'; '.join(problems)}.", USAGE
-        ) from error
+        problems = "; ".join(problems_of(error, "settings"))
+        raise Complaint(f"The settings are not valid ({source} and VMOPS_... variables): {problems}.", USAGE) from error
     except SettingsError as error:
         raise Complaint(f"A VMOPS_... variable cannot be read: {error}.", USAGE) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Complaint(f"{source} is not valid TOML: {error}.", USAGE) from error
     except OSError as error:
         raise Complaint(

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
-from worker.errors import RequestError, SecretInClear
+from worker.errors import RequestError, SecretInClear, problems_of
 
 
 class Secret(BaseModel):
@@ -137,10 +137,6 @@ def check(model: type[Request], values: dict[str, Any], context: dict[str, Any])
     try:
         return model.model_validate(values, context=context)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        texts = [
-            f"{'.'.join(map(str, one['loc'])) or 'request'}: {one['msg'].removeprefix('Value error, ')}"
-            for one in problems
-        ]
+        texts = problems_of(error, "request")
         kind = SecretInClear if any("came in clear" in text for text in texts) else RequestError
         raise kind("The request is not valid: " + "; ".join(texts) + ".") from None

@@ -103,6 +103,13 @@ def refused_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str)
         ("[pools.lab]\nurl = 'http://x'", "give password_file"),
         ("[pools.lab]\nurl = 'http://x'\npassword_file = '/nowhere/pw'", "/nowhere/pw: No such file or directory"),
         ("broker_url = ", "is not valid TOML"),
+        ("broker_url = 'http://:hunter2@h'", "broker_url: should be like redis://host:6379/0"),
+        ("broker_url = 'redis://:hunter2@h:port/0'", "broker_url: should be like redis://host:6379/0"),
+        ("broker_url = 'redis://:hunter2@h:6379/zero'", "broker_url: should be like redis://host:6379/0"),
+        ("broker_url = ''", "broker_url: should be like redis://host:6379/0"),
+        ("broker_url = 'amqp://u:hunter2@h//'", "journal_url must name a Redis when broker_url is not one"),
+        ("journal_url = 'amqp://u:hunter2@h//'", "journal_url: should be like redis://host:6379/0"),
+        ("pools = 3", "pools: should be an object"),
     ],
 )
 def test_a_setting_that_is_wrong_is_named(
@@ -111,6 +118,13 @@ def test_a_setting_that_is_wrong_is_named(
     complaint = refused_settings(monkeypatch, tmp_path, text)
     assert told in complaint
     assert "hunter2" not in complaint
+
+
+def test_a_settings_file_that_is_no_text_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "vmops.toml").write_bytes(b"\xff\xfe")
+    monkeypatch.setenv("VMOPS_CONFIG", str(tmp_path / "vmops.toml"))
+    with pytest.raises(Complaint, match=r"vmops\.toml is not valid TOML: 'utf-8' codec"):
+        read_settings()
 
 
 def test_a_variable_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

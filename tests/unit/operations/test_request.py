@@ -63,7 +63,7 @@ def test_everything_that_is_wrong_is_told_in_one_sentence() -> None:
         ({"name": ""}, "instance.name: String should have at least 1 character"),
         ({"uuid": "x"}, "instance.uuid: Input should be a valid UUID"),
         ({"ref": "OpaqueRef:1"}, "instance.ref: Extra inputs are not permitted"),
-        ("web01", "instance: Input should be"),
+        ("web01", "instance: should be an object"),
     ],
 )
 def test_a_vm_is_named_by_uuid_name_or_vm_uuid(instance: Any, part: str) -> None:
