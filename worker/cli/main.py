@@ -110,11 +110,13 @@ def simulate(context: typer.Context) -> None:
 
 @app.command()
 def submit(
-    operation: Annotated[str, typer.Argument(help="Name of the operation, such as snapshot: see `vmops tasks`.")],
+    operation: Annotated[
+        str, typer.Argument(metavar="OPERATION", help="Name of the operation, such as snapshot: see `vmops tasks`.")
+    ],
     fields: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="The request. Values may be JSON, keys dotted; a secret is key=@file."
+            metavar="KEY=VALUE", help="The request. Values may be JSON, keys dotted; a secret is key=@file."
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it; status 0 when it succeeded, 1 when not.")] = False,
@@ -251,7 +253,7 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-Hosts = Annotated[list[str], typer.Argument(metavar="HOST...", help="Addresses of hosts, or user@address.")]
+Hosts = Annotated[list[str], typer.Argument(metavar="HOST", help="Addresses of hosts, or user@address.")]
 Ssh = Annotated[str, typer.Option(metavar="COMMAND", help="The SSH client with its options.")]
 DEFAULT_SSH = "ssh -o BatchMode=yes"
 
@@ -289,7 +291,9 @@ def _carry_out(action: str, hosts: list[str], ssh: str) -> None:
 
 @app.command()
 def tasks(
-    name: Annotated[str | None, typer.Argument(help="Only this task, in full.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Only this task, in full.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the catalogue: every Celery task with the JSON Schema of its request and an example."""
