@@ -10,4 +10,4 @@ if not basic_auth:
 read_only = True
 
 # The list of tasks says which VM each is about.
-tasks_columns = "name,args,uuid,state,received,runtime"
+tasks_columns = "name,args,state,uuid,runtime,received"

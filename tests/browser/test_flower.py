@@ -26,7 +26,7 @@ CHROMIUM = next(
 )
 SECRET = "simulated"
 #: Those of the demo and of the containers.
-COLUMNS = "name,args,uuid,state,received,runtime"
+COLUMNS = "name,args,state,uuid,runtime,received"
 
 
 @dataclass

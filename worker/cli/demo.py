@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,7 +37,7 @@ _CHECK_S = 0.5
 
 @dataclass
 class _Tracker:
-    """Looks at the demo while the operation runs; asks for the digest of the snapshot while the snapshot exists."""
+    """Looks at the demo while the operation runs; asks for the digest of the snapshot, which is kept until then."""
 
     parts: Parts
     pool: SimulatedPool
@@ -136,11 +138,10 @@ class _Demo:
         """Submit the snapshot and show its progress; return its last record and the disk's digest at that instant."""
         request = {"instance": {"name": vm.name}, "name": f"{vm.name} by the demo"}
         self._say(f"$ vmops submit snapshot instance.name={escape(vm.name)} --wait", style="bold")
+        pool.keep_snapshot()
         handle = vmops.submit("snapshot", request)
         tracker = _Tracker(self._parts, pool, vmops, handle.id, time.monotonic() + _PATIENCE_S)
         record = follow(vmops, handle.id, find_definition("snapshot"), self._console, tracker.look)
-        if record.state is State.SUCCEEDED and tracker.digest is None:
-            raise Complaint("The snapshot was gone before the simulator could be asked about it; run the demo again.")
         return record, tracker.digest or ""
 
     def _verify(self, pool: SimulatedPool, vm: RunningVM, record: Record, expected: str) -> bool:
@@ -148,10 +149,8 @@ class _Demo:
         image: dict[str, Any] = record.result["images"][0]
         path = self._path_of(image)
         digests = Digests(expected, raw_digest(path, size=vm.virtual_size), pool.digest(vm.vdi_uuid))
-        self._say("\nSHA-256 of the disk")
-        self._say(f"  at the snapshot's instant  {digests.at_snapshot}")
-        self._say(f"  in the image               {digests.in_image}")
-        self._say(f"  in the pool by now         {digests.now}")
+        self._say("\nSHA-256 of the disk: at the snapshot's instant, in the image, in the pool by now")
+        self._say(f"  instant   {digests.at_snapshot}\n  image     {digests.in_image}\n  by now    {digests.now}")
         problems = [*digests.problems(), *file_problems(path, image), *leak_problems(pool.leaks())]
         for problem in problems:
             self._say(f"[red]{escape(problem)}[/red]")
@@ -167,8 +166,8 @@ class _Demo:
         image: dict[str, Any] = record.result["images"][0]
         rows = [
             ("image", f"{self._path_of(image)} ({_size(image['size'])})"),
-            ("journal", f"{parts.settings().journal_url} (its file: {parts.broker.state_dir})"),
-            ("pool", f"{parts.pool_url} (control plane: {parts.pool_url}/simulator/stats)"),
+            ("journal", str(parts.settings().journal_url)),
+            ("pool", parts.pool_url),
             ("settings", str(parts.config)),
             ("logs", str(parts.logs)),
         ]
@@ -179,11 +178,15 @@ class _Demo:
             self._say(f"  {name:<9} {escape(value)}")
 
     def _stay(self) -> None:
+        exports = [f"VMOPS_CONFIG={shlex.quote(str(self._parts.config))}"]
+        if shutil.which("vmops") is None:
+            exports.append(f"PATH=$PATH:{shlex.quote(str(Path(sys.executable).parent))}")
+        lines = "".join(f"    export {one}\n" for one in exports)
         self._say(
-            "\nIn another terminal:\n\n"
-            f"    export VMOPS_CONFIG={escape(str(self._parts.config))}\n"
+            f"\nIn another terminal:\n\n{escape(lines)}"
             "    vmops operations\n"
-            "    vmops tasks snapshot\n\n"
+            "    vmops submit reboot instance.name=demo-01 --wait\n"
+            "    vmops doctor\n\n"
             "Everything stays up until Ctrl-C."
         )
         while True:

@@ -20,6 +20,7 @@ from worker.cli.complaints import Complaint
 
 #: Beside the packages, in a checkout as in an installation.
 FOLDER = Path(worker.__file__).parents[1] / "dom0"
+PLUGINS = FOLDER / "plugins"
 _TIMEOUT_S = 120
 _SSH_FAILED = 255
 _NOT_FOUND = 127
@@ -36,7 +37,7 @@ class Done:
 
 def pack_version() -> str:
     """Return the version of the plugins that `install` brings."""
-    text = (FOLDER / "plugins/vmops_lib/__init__.py").read_text(encoding="ascii")
+    text = (PLUGINS / "vmops_lib/__init__.py").read_text(encoding="ascii")
     found = re.search(r'^PACK = "([^"]+)"$', text, re.MULTILINE)
     if found is None:
         raise Complaint(f"{FOLDER} is not vmops's folder of plugins.")
@@ -45,14 +46,13 @@ def pack_version() -> str:
 
 def pack() -> bytes:
     """Return the plugins as a tar, the same bytes for the same files."""
-    root = FOLDER / "plugins"
     memory = io.BytesIO()
     with tarfile.open(fileobj=memory, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for path in sorted(root.rglob("*")):
+        for path in sorted(PLUGINS.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
-                entry = tarfile.TarInfo(str(path.relative_to(root)))
+                entry = tarfile.TarInfo(str(path.relative_to(PLUGINS)))
                 entry.size = path.stat().st_size
-                entry.mode = 0o755 if path.parent == root else 0o644
+                entry.mode = 0o755 if path.parent == PLUGINS else 0o644
                 with path.open("rb") as file:
                     tar.addfile(entry, file)
     return memory.getvalue()

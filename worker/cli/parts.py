@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 import worker
+from worker.cli.dom0 import PLUGINS
 from worker.cli.embedded import EmbeddedBroker, ManagedProcess, ServerNotStarted, free_port
 from worker.cli.interrupts import Interrupts
 from worker.operations.secrets import make_private_key
@@ -41,7 +42,7 @@ _PACE = "progress_interval_s = 0.1\n"
 #: What Flower's metrics say of a worker that it hears.
 _HEARD = b"flower_worker_online{"
 #: Flower's list of tasks, with the VM (as config/flower.py).
-_COLUMNS = "name,args,uuid,state,received,runtime"
+_COLUMNS = "name,args,state,uuid,runtime,received"
 
 
 class Parts:
@@ -100,7 +101,7 @@ class Parts:
         return f"{Path(self.broker.process.argv[0]).name} on 127.0.0.1:{self.broker.port}"
 
     def start_simulator(self) -> str:
-        """Start a pool with one running VM, whose disk carries an ext4 file system that its guest writes to."""
+        """Start a pool with our plugins and one running VM, whose guest has an agent and writes to its disk (ext4)."""
         port_file = self.folder / "simulator.port"
         port_file.unlink(missing_ok=True)
         options: dict[str, object] = {
@@ -112,6 +113,8 @@ class Parts:
             "--vm-disk-size": DISK_BYTES,
             "--guest-writes": GUEST_WRITES_PER_S,
             "--quiet-period": f"{QUIET_PERIOD_S}s",
+            "--plugins": PLUGINS,
+            "--guest-agent": "unix",
             "--state-dir": self.folder / "pool",
         }
         words = [str(word) for pair in options.items() for word in pair]

@@ -67,17 +67,18 @@ class SimulatedPool:
             vdi.add_to_other_config(vm.vdi_ref, "leaf-coalesce", "false")
         vdi.destroy(vdi.snapshot(vm.vdi_ref))
 
-    def digest_at_snapshot(self, snapshot_ref: str) -> str | None:
+    def keep_snapshot(self) -> None:
+        """Let whoever destroys the next snapshot wait until its digest has been asked for: the simulator forgets it."""
+        self._control("faults", "POST", {"match": "Async.VDI.destroy", "effect": "pause", "nth": 1})
+
+    def digest_at_snapshot(self, snapshot_ref: str) -> str:
         """Return the SHA-256 of the disk at the instant of a snapshot, as the simulator took it with the guest halted.
 
-        None when the snapshot is gone: the simulator forgets it with the disk.
+        From then on the snapshot may go.
         """
-        try:
-            snapshot_uuid = self._xenapi.VDI.get_uuid(snapshot_ref)
-        except XenAPI.Failure:
-            return None
-        digest = self._control(f"vdis/{snapshot_uuid}")["sha256_at_snapshot"]
-        return None if digest is None else str(digest)
+        digest = self._control(f"vdis/{self._xenapi.VDI.get_uuid(snapshot_ref)}")["sha256_at_snapshot"]
+        self._control("faults", "DELETE")
+        return str(digest)
 
     def digest(self, vdi_uuid: str) -> str:
         """Return the SHA-256 of a disk as it is now."""
@@ -87,10 +88,12 @@ class SimulatedPool:
         """Return the objects that no VM owns."""
         return self._control("leaks")
 
-    def _control(self, path: str) -> dict[str, Any]:
+    def _control(self, path: str, method: str = "GET", body: dict[str, Any] | None = None) -> dict[str, Any]:
         url = f"{self._url}/simulator/{path}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, method=method)  # noqa: S310 - our own simulator's address
         try:
-            with urllib.request.urlopen(url, timeout=_HTTP_S) as answer:  # noqa: S310 - our own simulator's address
+            with urllib.request.urlopen(request, timeout=_HTTP_S) as answer:  # noqa: S310 - the same
                 found: dict[str, Any] = json.load(answer)
         except (urllib.error.URLError, ValueError) as error:
             raise Complaint(f"The simulator's {url} does not answer as it should: {error}.") from error
