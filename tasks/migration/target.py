@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.parts.calls import carry_out, destroy
 from tasks.parts.instances import OPERATION
-from tasks.parts.lost import await_lost, intend, was_intended
+from tasks.parts.lost import await_lost, intend
 from tasks.parts.migrated import MADE_FROM
 from worker.disks import relay
 from worker.disks.local import LocalDisk
@@ -87,7 +87,7 @@ def discard_target(op: Op, there: Session, disk: Disk) -> None:
             if rec["other_config"].get(OPERATION) == op.id and not rec["is_a_snapshot"]:
                 destroy(op, there, vdi_ref)
     if disk.get("cloning"):
-        _destroy_clones(op, there, disk, keep=None)
+        _discard_clone(op, there, disk)
     disk.pop("target", None)
 
 
@@ -172,46 +172,54 @@ def copy_into(op: Op, pool: Session, source_ref: str, vdi_ref: str, base_ref: st
 
 def make_clone(op: Op, pool: Session, disk: Disk) -> None:
     """Clone the halted VM's disk once; a clone is known by the mark that the disk bears meanwhile."""
-    is_again = disk.get("cloning")
-    disk["cloning"] = True
-    op.remember(disks=op.data["disks"])
-    found: str | None = None
-    if is_again:
+    found = None
+    if disk.get("cloning"):
         await_lost(op, pool, CLONE)
-        found = next(iter(_clones(op, pool, disk)), None)
+        found = _clone_of(op, pool, disk)
+    mark = _clone_mark(op, disk)
     if found is None:
-        vdi.add_to_other_config(pool, disk["vdi_ref"], MADE_FROM, f"{disk['vdi_uuid']} {op.id}")
+        disk |= {"cloning": True, "clone": None}
+        op.remember(disks=op.data["disks"])
+        vdi.add_to_other_config(pool, disk["vdi_ref"], MADE_FROM, mark)
         intend(op, CLONE)
-        found = vdi.clone(pool, disk["vdi_ref"])
-    vdi.set_other_config(pool, found, {OPERATION: op.id, MADE_FROM: f"{disk['vdi_uuid']} {op.id}"})
-    if is_again:
-        _destroy_clones(op, pool, disk, keep=found)
-    else:
-        vdi.remove_from_other_config(pool, disk["vdi_ref"], MADE_FROM)
+        found = disk["clone"] = vdi.clone(pool, disk["vdi_ref"])
+        op.remember(disks=op.data["disks"])
+    vdi.set_other_config(pool, found, {OPERATION: op.id, MADE_FROM: mark})
+    vdi.remove_from_other_config(pool, disk["vdi_ref"], MADE_FROM)
     _remember_target(op, pool, disk, found)
 
 
-def _clones(op: Op, pool: Session, disk: Disk) -> list[str]:
-    text = f"{disk['vdi_uuid']} {op.id}"
-    return [
+def _clone_mark(op: Op, disk: Disk) -> str:
+    return f"{disk['vdi_uuid']} {op.id}"
+
+
+def _clone_of(op: Op, pool: Session, disk: Disk) -> str | None:
+    """Return the clone that this operation has made, None when there is none.
+
+    A copy that somebody made at the same moment bears the mark too. Only an answer tells them apart: when none has
+    come, nobody knows which of two is whose.
+    """
+    found = [
         ref
         for ref, rec in vdi.in_sr(pool, disk["sr_ref"]).items()
-        if rec["other_config"].get(MADE_FROM) == text and ref != disk["vdi_ref"] and not rec["is_a_snapshot"]
+        if rec["other_config"].get(MADE_FROM) == _clone_mark(op, disk)
+        if ref != disk["vdi_ref"] and not rec["is_a_snapshot"]
     ]
+    ref = disk.get("clone") or (found[0] if len(found) == 1 else None)
+    return ref if ref in found else None
 
 
-def _destroy_clones(op: Op, pool: Session, disk: Disk, *, keep: str | None) -> None:
-    """Take the mark off the VM's disk, and destroy its clones but one. Raises Wait."""
-    if was_intended(op, CLONE):
-        await_lost(op, pool, CLONE)
+def _discard_clone(op: Op, pool: Session, disk: Disk) -> None:
+    """Take the mark off the VM's disk, and destroy its clone. Raises Wait."""
+    await_lost(op, pool, CLONE)
     try:
         vdi.remove_from_other_config(pool, disk["vdi_ref"], MADE_FROM)
     except XenAPIFailure as error:
         if kind_of(error) is not Kind.GONE:
             raise
-    for vdi_ref in _clones(op, pool, disk):
-        if vdi_ref != keep:
-            destroy(op, pool, vdi_ref)
+    found = _clone_of(op, pool, disk)
+    if found is not None:
+        destroy(op, pool, found)
 
 
 @contextmanager

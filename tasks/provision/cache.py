@@ -4,7 +4,8 @@ A cached image is a disk called `vmops image <image id>` whose `name_description
 complete. Whoever misses it fills it; the others wait. A clone copies `other_config`, so a complete image knows its own
 uuid (`vmops.cached-as`): a disk that bears another one's is a clone. While an operation clones the image, the image
 bears the operation's id (`vmops.cloned-by`), and so does the clone until it has marks of its own: a stray is one whose
-worker was killed before that, and only its operation takes it. A clone without that id is somebody's, made by hand.
+worker was killed before that, and only its operation takes it. A clone without that id is somebody's, made by hand; so
+is one with it, when the journal knows another one from the call's answer.
 
 An image says when it was last cloned, to the day (`vmops.used-at`): `poll_orphans` destroys what nobody needs any more.
 """
@@ -130,9 +131,11 @@ def clone(op: Op, pool: Session, image: tuple[str, Rec], mark: dict[str, str]) -
         with op.inside(clone_place(image_rec["uuid"]), patience_s=_CLONE_PATIENCE_S):
             stray = _stray(op, _named(op, pool)) if is_again else None
             if stray is None:
+                op.remember(clone=None)
                 intend(op, _CLONE)
                 _announce(op, pool, image)
                 stray = vdi.clone(pool, image_ref), image_rec
+                op.remember(clone=stray[0])
             vdi.remove_from_other_config(pool, image_ref, CLONED_BY)
         vdi_ref, rec = stray
         made = {**mark, DISK: vdi_ref}
@@ -175,13 +178,16 @@ def _named(op: Op, pool: Session) -> Records:
 def _stray(op: Op, known: Records) -> tuple[str, Rec] | None:
     """Return this operation's clone that it has not marked. One that a VM has, and a snapshot, are somebody else's.
 
-    A copy that somebody made at the same moment bears the id too: of two, nobody knows which is whose.
+    A copy that somebody made at the same moment bears the id too. Only an answer tells them apart: when none has come,
+    nobody knows which of two is whose.
     """
-    found = [
-        (ref, rec)
+    found = {
+        ref: rec
         for ref, rec in known.items()
         if is_clone(rec) and rec["other_config"][CACHED_AS] == op.data["cloned_from"]
         if rec["other_config"].get(CLONED_BY) == op.id
         if not rec["VBDs"] and not rec["is_a_snapshot"]
-    ]
-    return found[0] if len(found) == 1 else None
+    }
+    answer = op.data.get("clone")
+    ref = answer or (next(iter(found)) if len(found) == 1 else None)
+    return (ref, found[ref]) if ref in found else None

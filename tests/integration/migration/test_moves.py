@@ -130,6 +130,21 @@ def test_a_copy_to_another_storage_repository_of_the_pool_does_not_pass_the_work
     rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
 
 
+def test_a_copy_made_by_hand_while_a_disk_is_cloned_outlives_the_move(rig: TwoPools) -> None:
+    made = rig.add("copied", 2)
+    fault = rig.simulator.add_fault(match="VDI.set_other_config", effect="pause", when="before", nth=1)
+    handle = rig.migrate(made, "lab")
+    rig.simulator.wait_for_hit(fault, 30)
+    with rig.simulator.session() as call:
+        by_hand = call("VDI.clone", call("VDI.get_by_uuid", made["vdis"][0]), {})
+        handle.cancel()
+        rig.simulator.clear_faults()
+        assert rig.wait(handle).state == State.CANCELLED
+        assert handle.id in call("VDI.get_other_config", by_hand)["vmops.made-from"]
+        call("VDI.destroy", by_hand)
+    rig.assert_as_before(made, "copied")
+
+
 def test_a_volume_is_not_carried_but_goes_along_within_the_pool(rig: TwoPools) -> None:
     made = rig.add("volume", 4, 4)
     with rig.simulator.session() as call:

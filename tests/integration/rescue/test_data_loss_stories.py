@@ -115,6 +115,26 @@ def test_a_copy_that_somebody_had_made_of_an_image_became_a_servers_disk(ward: W
     assert len(cached_images(ward, picture.id)) == 2, "the image, and the copy"
 
 
+def test_a_copy_made_by_hand_while_an_image_was_cloned_became_a_servers_disk(ward: Ward) -> None:
+    """The image bears the operation's mark meanwhile, and so does the copy; the worker dies before it marks its own."""
+    picture = put_image(ward)
+    first = spawned(ward, picture)
+    (image,) = cached_images(ward, picture.id)
+    fault = ward.simulator.add_fault(match="VDI.remove_from_other_config", effect="pause", when="before", nth=1)
+    handle = ward.client.spawn(**request_for(picture.id))
+    ward.simulator.wait_for_hit(fault, 30)
+    with ward.simulator.session() as call:
+        by_hand = call("VDI.get_uuid", call("VDI.clone", call("VDI.get_by_uuid", image["uuid"]), {}))
+    ward.kill_worker()
+    ward.simulator.clear_faults()
+    ward.start_worker()
+    second = ward.succeeded(handle)
+    assert second["root_disk"]["vdi_uuid"] not in {first["root_disk"]["vdi_uuid"], by_hand}
+    (copy,) = [rec for rec in cached_images(ward, picture.id) if rec["uuid"] == by_hand]
+    assert copy["other_config"]["vmops.cloned-by"] == handle.id
+    assert len(cached_images(ward, picture.id)) == 2, "the image, and the copy"
+
+
 def test_half_a_copy_of_an_image_became_the_image(ward: Ward) -> None:
     """2012-07: a copy that had been cut off stood under the image's name, and was cloned from then on."""
     picture = put_image(ward)
