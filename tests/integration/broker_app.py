@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
@@ -37,11 +38,13 @@ def tell(event: str, name: str) -> None:
 
 
 @app.task(name="work")
-def work(name: str, seconds: float = 0.0) -> None:
-    """Take a while."""
+def work(name: str, seconds: float = 0.0, *, held: bool = False) -> None:
+    """Take a while, or (`held`) until there is a file of this name beside the log."""
     tell("start", name)
-    if seconds:
-        time.sleep(seconds)
+    time.sleep(seconds)
+    released = Path(os.environ["BROKER_TEST_LOG"]).with_name(f"{name}.released")
+    while held and not released.exists():
+        time.sleep(0.02)
     tell("end", name)
 
 

@@ -60,7 +60,7 @@ class Worker:
     def wait_until_ready(self) -> None:
         """Wait until it consumes."""
         wait_for(
-            lambda: f"{self.name}@test ready." in self.log or self.process.poll() is not None, 45, lambda: self.log
+            lambda: f"{self.name}@test ready." in self.log or self.process.poll() is not None, 60, lambda: self.log
         )
         assert self.process.poll() is None, self.log
 
@@ -68,11 +68,22 @@ class Worker:
         """Send a signal to the whole group."""
         os.killpg(self.process.pid, number)
 
+    def freeze(self) -> None:
+        """Stop the whole group where it stands."""
+        self.signal(signal.SIGSTOP)
+        leader = psutil.Process(self.process.pid)
+        group = [leader, *leader.children(recursive=True)]
+        wait_for(lambda: all(one.status() == psutil.STATUS_STOPPED for one in group), 10)
+
     def kill(self) -> None:
         """End the group as a power cut would."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
+
+    def wait_until_received(self, count: int) -> None:
+        """Wait until it has taken so many messages."""
+        wait_for(lambda: self.log.count(" received") >= count, 60, lambda: self.log)
 
     def stop(self, timeout_s: float = 30) -> int:
         """Warm shutdown; return the exit status."""
@@ -130,9 +141,15 @@ class Rig:
             worker.wait_until_ready()
         return worker
 
-    def send(self, name: str, seconds: float = 0.0, queue: str = broker.CONTROL_QUEUE, **options: Any) -> None:
-        """Have `work` done."""
-        self.app.send_task("work", (name, seconds), queue=queue, **options)
+    def send(
+        self, name: str, seconds: float = 0.0, queue: str = broker.CONTROL_QUEUE, *, held: bool = False, **options: Any
+    ) -> None:
+        """Have `work` done; `held` work ends when it is released."""
+        self.app.send_task("work", (name, seconds), {"held": held}, queue=queue, **options)
+
+    def release(self, name: str) -> None:
+        """Let held work come to its end."""
+        (self.folder / f"{name}.released").touch()
 
     def lines(self) -> list[Line]:
         """Return what the tasks have told so far."""
@@ -146,7 +163,7 @@ class Rig:
         """Return how often each name had this event."""
         return Counter(line.name for line in self.lines() if line.event == event)
 
-    def wait_for(self, event: str, names: set[str], timeout_s: float = 20) -> Counter[str]:
+    def wait_for(self, event: str, names: set[str], timeout_s: float = 60) -> Counter[str]:
         """Wait until all names had the event."""
         wait_for(lambda: names <= set(self.count(event)), timeout_s, self.describe)
         return self.count(event)
