@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import guard, rabbitmq, servers
 from tests.support.servers import RedisServer
+from tests.support.simulator import Client, SimulatorProcess
 
 
 def pytest_configure() -> None:
@@ -72,6 +73,20 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def simulator(request: pytest.FixtureRequest) -> Iterator[SimulatorProcess]:
+    """A pool for the tests of one module, started with its `OPTIONS`."""
+    with SimulatorProcess(*request.module.OPTIONS) as process:
+        yield process
+
+
+@pytest.fixture
+def xen(simulator: SimulatorProcess) -> Iterator[Client]:
+    """A plain client of that pool."""
+    with simulator.session() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from simulator.api.catalogue import METHODS
 from simulator.api.registry import Constructor, Method, Row_
 from simulator.model.schema import CLASSES
 from simulator.model.types import NULL, Enum, Float, Int, MapOf, Ref, SetOf, Time, Type
-from tests.support.simulator import Client, SimulatorProcess, XenFailure
+from tests.support.simulator import Client, XenFailure
 
 #: They end the session, the toolstack or its network, which the test needs.
 ENDS = frozenset(
@@ -30,16 +29,7 @@ NEVER = frozenset(
 )
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--vms", "1", "--guest-writes", "0", "--boot-time", "10ms") as process:
-        yield process
-
-
-@pytest.fixture
-def xen(simulator: SimulatorProcess) -> Iterator[Client]:
-    with simulator.session() as client:
-        yield client
+OPTIONS = ("--vms", "1", "--guest-writes", "0", "--boot-time", "10ms")
 
 
 def nothing(kind: Type) -> Any:

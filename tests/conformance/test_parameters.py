@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.simulator import Client, SimulatorProcess, XenFailure, vm_record
+from tests.support.simulator import Client, XenFailure, vm_record
 
 NOWHERE = "OpaqueRef:00000000-0000-0000-0000-000000000000"
 DECODER = "INTERNAL_ERROR"
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--vms", "1", "--guest-writes", "0", "--boot-time", "10ms") as process:
-        yield process
-
-
-@pytest.fixture
-def xen(simulator: SimulatorProcess) -> Iterator[Client]:
-    with simulator.session() as client:
-        yield client
+OPTIONS = ("--vms", "1", "--guest-writes", "0", "--boot-time", "10ms")
 
 
 WRONG: list[tuple[str, tuple[Any, ...], str]] = [

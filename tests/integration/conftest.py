@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.power.support import Ward
+from tests.integration.power.support import Ward, tidied
 
 
 @pytest.fixture
 def ward(package_ward: Ward) -> Iterator[Ward]:
-    """The ward, tidy before and after; whatever a test is about, nothing of ours is left running."""
-    package_ward.simulator.reset_stats()
-    yield package_ward
-    package_ward.tidy()
-    package_ward.assert_nothing_is_left()
+    """The ward, tidy before and after."""
+    with tidied(package_ward) as made:
+        yield made

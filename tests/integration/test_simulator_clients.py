@@ -16,13 +16,7 @@ import XenAPI
 from tests.support.simulator import SimulatorProcess, XenFailure, vm_record
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    options = ("--vms", "3", "--hosts", "3", "--guest-writes", "0", "--boot-time", "10ms", "--quiet-period", "3600")
-    with SimulatorProcess(*options) as process:
-        yield process
+OPTIONS = ("--vms", "3", "--hosts", "3", "--guest-writes", "0", "--boot-time", "10ms", "--quiet-period", "3600")
 
 
 @pytest.fixture

@@ -22,12 +22,7 @@ from tests.support.simulator import Client, SimulatorProcess, vm_record
 _DEADLINE_S = 30.0
 _ESCAPE = 0xFF1B
 _CONTROL = 0xFFE3
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--hosts", "2", "--guest-writes", "0") as made:
-        yield made
+OPTIONS = ("--hosts", "2", "--guest-writes", "0")
 
 
 @pytest.fixture

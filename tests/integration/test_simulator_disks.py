@@ -6,7 +6,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,19 +16,7 @@ from tests.support.simulator import Client, ControlRefused, SimulatorProcess, Xe
 NULL = "OpaqueRef:NULL"
 MIB = 1 << 20
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    options = ("--guest-writes", "0", "--boot-time", "10ms", "--quiet-period", "3600")
-    with SimulatorProcess(*options) as process:
-        yield process
-
-
-@pytest.fixture
-def xen(simulator: SimulatorProcess) -> Iterator[Client]:
-    with simulator.session() as client:
-        yield client
+OPTIONS = ("--guest-writes", "0", "--boot-time", "10ms", "--quiet-period", "3600")
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:

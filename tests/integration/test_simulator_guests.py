@@ -13,12 +13,7 @@ import pytest
 from tests.support.official import connected, refused, until, vif_record
 from tests.support.simulator import SimulatorProcess, vm_record
 
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    options = ("--vms", "0", "--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms", "--shutdown-time", "10ms")
-    with SimulatorProcess(*options) as process:
-        yield process
+OPTIONS = ("--vms", "0", "--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms", "--shutdown-time", "10ms")
 
 
 @pytest.fixture

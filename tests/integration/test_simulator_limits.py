@@ -6,7 +6,6 @@ import contextlib
 import resource
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,12 +15,7 @@ from tests.support.simulator import SimulatorProcess
 CONNECTIONS = 800
 HEADER_LIMIT = 1024
 BODY_LIMIT = 307200
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--hosts", "2", "--read-timeout", "400ms", "--request-timeout", "1200ms") as process:
-        yield process
+OPTIONS = ("--hosts", "2", "--read-timeout", "400ms", "--request-timeout", "1200ms")
 
 
 @pytest.fixture

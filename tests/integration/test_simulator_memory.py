@@ -10,18 +10,7 @@ import pytest
 from tests.support.simulator import Client, SimulatorProcess, vm_record
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--boot-time", "10ms", "--guest-writes", "0") as process:
-        yield process
-
-
-@pytest.fixture
-def xen(simulator: SimulatorProcess) -> Iterator[Client]:
-    with simulator.session() as client:
-        yield client
+OPTIONS = ("--boot-time", "10ms", "--guest-writes", "0")
 
 
 @pytest.fixture

@@ -11,13 +11,7 @@ from tests.support.official import NULL, connected, refused, until
 from tests.support.simulator import SimulatorProcess, vm_record
 
 EPOCH = "19700101T00:00:00Z"
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    options = ("--vms", "0", "--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms", "--shutdown-time", "10ms")
-    with SimulatorProcess(*options) as process:
-        yield process
+OPTIONS = ("--vms", "0", "--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms", "--shutdown-time", "10ms")
 
 
 @pytest.fixture

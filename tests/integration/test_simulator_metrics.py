@@ -65,10 +65,7 @@ class Caller(Client):
         return {source["name"]: source for source in json.loads(body)["ds"]}
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--hosts", "2", "--seed", "7") as made:
-        yield made
+OPTIONS = ("--hosts", "2", "--seed", "7")
 
 
 @pytest.fixture

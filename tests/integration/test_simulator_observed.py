@@ -7,7 +7,6 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +124,7 @@ ELSEWHERE = {
 }
 _REF = re.compile(r"OpaqueRef:[0-9a-f-]{36}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--boot-time", "10ms", "--shutdown-time", "10ms", "--guest-writes", "0") as process:
-        yield process
+OPTIONS = ("--boot-time", "10ms", "--shutdown-time", "10ms", "--guest-writes", "0")
 
 
 def filled(value: Any, known: dict[str, str]) -> Any:

@@ -13,13 +13,7 @@ from tests.support.official import NULL, connected, refused, until
 from tests.support.simulator import SimulatorProcess, vm_record
 
 POOL_ADMIN = "OpaqueRef:0165f154-ba3e-034e-6b27-5d271af109ba"
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    options = ("--vms", "1", "--guest-writes", "0", "--boot-time", "10ms", "--shutdown-time", "10ms")
-    with SimulatorProcess(*options) as process:
-        yield process
+OPTIONS = ("--vms", "1", "--guest-writes", "0", "--boot-time", "10ms", "--shutdown-time", "10ms")
 
 
 @pytest.fixture

@@ -12,12 +12,7 @@ from tests.support.official import NULL, connected, refused
 from tests.support.simulator import SimulatorProcess, vm_record
 
 GIB = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--vms", "1", "--hosts", "3", "--guest-writes", "0", "--boot-time", "10ms") as process:
-        yield process
+OPTIONS = ("--vms", "1", "--hosts", "3", "--guest-writes", "0", "--boot-time", "10ms")
 
 
 @pytest.fixture

@@ -14,12 +14,7 @@ import pytest
 from tests.support.simulator import Client, ControlRefused, SimulatorProcess, XenFailure, vm_record
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--vms", "2", "--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms") as process:
-        yield process
+OPTIONS = ("--vms", "2", "--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms")
 
 
 @pytest.fixture

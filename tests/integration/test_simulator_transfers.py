@@ -17,12 +17,7 @@ import pytest
 from tests.support.simulator import Client, SimulatorProcess
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--guest-writes", "0", "--quiet-period", "3600") as process:
-        yield process
+OPTIONS = ("--guest-writes", "0", "--quiet-period", "3600")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,16 +115,7 @@ ALLOWED = {
 }
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--boot-time", "10ms", "--shutdown-time", "50ms", "--guest-writes", "0") as process:
-        yield process
-
-
-@pytest.fixture
-def xen(simulator: SimulatorProcess) -> Iterator[Client]:
-    with simulator.session() as client:
-        yield client
+OPTIONS = ("--boot-time", "10ms", "--shutdown-time", "50ms", "--guest-writes", "0")
 
 
 class Park:

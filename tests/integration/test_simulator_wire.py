@@ -10,7 +10,6 @@ import random
 import re
 import socket
 import xmlrpc.client
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,7 @@ import pytest
 from tests.support.simulator import Client, SimulatorProcess, XenFailure, vm_record
 
 NOWHERE = "OpaqueRef:00000000-0000-0000-0000-000000000000"
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--vms", "1", "--guest-writes", "0", "--boot-time", "10ms") as process:
-        yield process
-
-
-@pytest.fixture
-def xen(simulator: SimulatorProcess) -> Iterator[Client]:
-    with simulator.session() as client:
-        yield client
+OPTIONS = ("--vms", "1", "--guest-writes", "0", "--boot-time", "10ms")
 
 
 def exchange(simulator: SimulatorProcess, request: bytes) -> tuple[bytes, bytes]:

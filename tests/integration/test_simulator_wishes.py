@@ -12,12 +12,7 @@ from tests.support.simulator import Client, SimulatorProcess
 from tests.support.worker import eventually
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--guest-writes", "0") as made:
-        yield made
+OPTIONS = ("--guest-writes", "0")
 
 
 @pytest.fixture

@@ -14,11 +14,7 @@ from worker.errors import InstanceAmbiguous, InstanceNotFound, XenAPIFailure
 from worker.xenapi import event, sr, vbd, vdi, vm, xapi_task
 from worker.xenapi.session import Session
 
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess("--guest-writes", "50") as process:
-        yield process
+OPTIONS = ("--guest-writes", "50")
 
 
 @pytest.fixture

@@ -7,20 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.guest.support import GuestWard
+from tests.integration.power.support import logged_in, tidied
 
 
 @pytest.fixture(scope="package")
 def package_guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestWard]:
     """The ward itself; tests take `guests`."""
-    with GuestWard(tmp_path_factory.mktemp("guests")) as made:
-        made.wait(made.client.power_on(instance={"name": "nobody"}))  # logs in
+    with logged_in(GuestWard(tmp_path_factory.mktemp("guests"))) as made:
         yield made
 
 
 @pytest.fixture
 def guests(package_guests: GuestWard) -> Iterator[GuestWard]:
     """The ward, tidy before and after."""
-    package_guests.simulator.reset_stats()
-    yield package_guests
-    package_guests.tidy()
-    package_guests.assert_nothing_is_left()
+    with tidied(package_guests) as made:
+        yield made

@@ -8,6 +8,7 @@ import pytest
 
 from tests.integration.pollers.support import Clinic
 from tests.integration.pollers.workshop import Workshop, workshop
+from tests.integration.power.support import logged_in, tidied
 from tests.support.servers import RedisServer
 from tests.support.simulator import SimulatorProcess, remove_everything
 
@@ -15,18 +16,15 @@ from tests.support.simulator import SimulatorProcess, remove_everything
 @pytest.fixture(scope="package")
 def package_clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
     """The clinic itself; tests take `clinic`."""
-    with Clinic(tmp_path_factory.mktemp("clinic")) as made:
-        made.wait(made.client.power_on(instance={"name": "nobody"}))  # logs in
+    with logged_in(Clinic(tmp_path_factory.mktemp("clinic"))) as made:
         yield made
 
 
 @pytest.fixture
 def clinic(package_clinic: Clinic) -> Iterator[Clinic]:
-    """The clinic, tidy before and after; nothing of ours is left running."""
-    package_clinic.simulator.reset_stats()
-    yield package_clinic
-    package_clinic.tidy()
-    package_clinic.assert_nothing_is_left()
+    """The clinic, tidy before and after."""
+    with tidied(package_clinic) as made:
+        yield made
 
 
 @pytest.fixture(scope="package")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from tests.support.rig import MIB, Rig
@@ -160,9 +159,21 @@ def mark(call: Client, vdi_ref: str, instance: str, role: str) -> None:
         call("VDI.add_to_other_config", vdi_ref, key, value)
 
 
+W = TypeVar("W", bound=Ward)
+
+
 @contextmanager
-def a_ward(folder: Path) -> Iterator[Ward]:
-    """Start a ward whose worker has logged in."""
-    with Ward(folder) as made:
-        made.wait(made.client.power_on(instance={"name": "nobody"}))
-        yield made
+def logged_in(ward: W) -> Iterator[W]:
+    """Start a ward; its worker has logged in."""
+    with ward:
+        ward.wait(ward.client.power_on(instance={"name": "nobody"}))
+        yield ward
+
+
+@contextmanager
+def tidied(ward: W) -> Iterator[W]:
+    """Let one test have a ward, tidy before and after; whatever it is about, nothing of ours is left running."""
+    ward.simulator.reset_stats()
+    yield ward
+    ward.tidy()
+    ward.assert_nothing_is_left()
