@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from tests.support.compose import ROOT, copied_from_repository, dockerfile, is_ignored
 
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)", re.MULTILINE)
-PACKAGES = ("worker", "tasks", "simulator")
+PACKAGES = ("worker", "tasks", "simulator", "dom0")
 
 
 def locked(name: str) -> dict[str, str]:
@@ -83,6 +83,32 @@ def test_the_runtime_lock_is_a_part_of_the_whole_lock() -> None:
     assert differing == set()
     assert "celery" in runtime
     assert not {"pytest", "mypy", "ruff", "hatchling"} & set(runtime)
+
+
+#: Imports everything that the services run, and prints the distributions that it came from.
+IMPORTED = """
+import importlib, pkgutil, sys
+from importlib.metadata import packages_distributions
+
+for name in ("worker", "tasks", "simulator"):
+    for one in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
+        if not one.name.startswith("simulator.testing") and not one.name.endswith("__main__"):
+            importlib.import_module(one.name)
+for name in ("celery.bin.celery", "flower.command"):
+    importlib.import_module(name)
+known = packages_distributions()
+print(*{one for name in sys.modules for one in known.get(name.partition(".")[0], ())})
+"""
+
+
+@pytest.mark.slow
+def test_the_runtime_lock_has_everything_that_the_services_import() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-c", IMPORTED], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    imported = {str(canonicalize_name(name)) for name in printed.split()} - {"vmops"}
+    assert "kombu" in imported
+    assert imported - set(locked("requirements-runtime.lock")) == set()
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-runtime.lock"])
