@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from worker.errors import OperationFailed
+from worker.errors import NotCancellable, OperationFailed
 from worker.operations import results
 from worker.operations.journal import Journal
-from worker.operations.record import Record
+from worker.operations.moves import Move
+from worker.operations.record import Direction, Record
 from worker.operations.states import FINAL, State
 
 #: A look at the history waits so long for its next line.
@@ -72,11 +74,24 @@ class Handle:
         return record.result
 
     def give_up(self) -> None:
-        """End an operation that cannot undo the rest or get any further: what it has not done stays as it is.
+        """End, as failed, an operation that cannot undo the rest, or finish what it has begun. Its VM is free again.
 
-        Raises NotCancellable, OperationNotFound.
+        What it has not done stays as it is. Raises OperationNotFound, and NotCancellable for one that has ended, that
+        can be cancelled, or that a worker is at.
         """
-        self._journal.give_up(self.id)
+        record = self.record()
+        if record.state in FINAL:
+            raise NotCancellable(f"Operation {self.id} has ended: there is nothing to give up.")
+        if record.direction is Direction.RUN and record.position <= record.no_return:
+            raise NotCancellable(f"Operation {self.id} can still be undone: cancel it without giving it up.")
+        reason = record.wait["reason"] if record.wait else "it was given up"
+        last = {"step": record.step, "code": "GivenUp", "message": reason}
+        fields: dict[str, object] = {"error": record.error or last}
+        if record.direction is Direction.UNDO and record.state is not State.STUCK:
+            fields["undo_errors"] = [*record.undo_errors, last]
+        move = Move(State.FAILED, "none", fields, drop=("resume", "wait"), text="given up on request")
+        if not self._journal.move(replace(record, token=""), move):
+            raise NotCancellable(f"A worker is at operation {self.id} right now: try again in a moment.")
 
     def cancel(self) -> None:
         """Ask the operation to stop and to undo what it did. Raises NotCancellable, OperationNotFound."""

@@ -13,11 +13,14 @@ from tasks.parts.migrated import LEFT_NAME, refuse_migrating
 from tasks.parts.power import assert_unlocked, refuse_state
 from tasks.parts.snapshots import why_never
 from tasks.provision.check import GIB, MIB, Facts
+from tasks.provision.networks import find_network
+from tasks.provision.request import Network
 from worker.disks import ext
 from worker.errors import (
     DiskNotFound,
     InstanceExists,
     InsufficientFreeMemory,
+    NetworkNotFound,
     RequestError,
     ResizeRefused,
     StorageFull,
@@ -50,7 +53,8 @@ def look_at_both(op: Op, pool: Session, pools: Pools) -> None:
     queue = request.on_conflict == "wait"
     op.hold(hold_of(found.rec), queue=queue, pool=there.pool_name)
     devices = [rec for rec in vbd.of_vm(pool, found.ref).values() if not rec["empty"]]
-    here = event.records(pool, [*(f"VDI/{rec['VDI']}" for rec in devices), "SR", "pool"])
+    looks = [*(f"VDI/{rec['VDI']}" for rec in devices), *(f"VIF/{ref}" for ref in found.rec["VIFs"])]
+    here = event.records(pool, [*looks, "SR", "pool", "network"])
     devices = _that_go(devices, here, instance_uuid(found.rec))
     records = event.records(there, ["pool", "host", "host_metrics", "SR", "PBD", "network"])
     facts = Facts(records, there.pool_name)
@@ -72,6 +76,7 @@ def look_at_both(op: Op, pool: Session, pools: Pools) -> None:
         there=there.pool_name,
         disks=plans,
         collectors={disk["sr_ref"]: sr.can_coalesce(here["sr", disk["sr_ref"]]) for disk in plans},
+        missing_networks=_missing_networks(op, here, facts, there) if is_here is None else [],
         volumes=[here["vdi", rec["VDI"]]["uuid"] for rec in devices if is_volume(rec)],
     )
 
@@ -98,6 +103,19 @@ def _check_name(there: Session, found: Found) -> None:
             raise InstanceExists(
                 f"Pool {there.pool_name!r} has another VM called {name!r} ({one.rec['uuid']}): rename one of them."
             )
+
+
+def _missing_networks(op: Op, here: Records, facts: Facts, there: Session) -> list[str]:
+    """Return the VM's networks that the other pool has not, and say so while the VM still runs."""
+    wanted = {str(here["network", rec["network"]]["name_label"]) for (cls, _), rec in here.items() if cls == "vif"}
+    missing = []
+    for name in sorted(wanted):
+        try:
+            find_network(facts.records, Network(network=name), there.pool_name)
+        except NetworkNotFound as error:
+            op.note(f"{error} finish_migration needs to be told the networks")
+            missing.append(name)
+    return missing
 
 
 def _that_go(vbd_recs: list[dict[str, Any]], here: Records, instance: str | None) -> list[dict[str, Any]]:

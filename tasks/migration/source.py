@@ -183,6 +183,7 @@ def hand_over(op: Op, pool: Session, pools: Pools) -> None:
             for disk in op.data["disks"]
         ],
         not_carried=op.data["volumes"],
+        missing_networks=op.data.get("missing_networks", []),
         power_before=mark.power,
     )
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, Literal, cast
@@ -277,26 +276,6 @@ class Journal:
             raise NotCancellable(
                 f"Operation {operation_id} has done its work and is only cleaning up: it can no longer be cancelled."
             )
-
-    def give_up(self, operation_id: str) -> None:
-        """End, as failed, an operation that cannot undo the rest, or finish what it has begun. Its VM is free again.
-
-        What it has not done stays as it is. Raises OperationNotFound, and NotCancellable for one that has ended, that
-        can be cancelled, or that a worker is at.
-        """
-        record = self.get(operation_id)
-        if record.state in FINAL:
-            raise NotCancellable(f"Operation {operation_id} has ended: there is nothing to give up.")
-        if record.direction is Direction.RUN and record.position <= record.no_return:
-            raise NotCancellable(f"Operation {operation_id} can still be undone: cancel it without giving it up.")
-        reason = record.wait["reason"] if record.wait else "it was given up"
-        last = {"step": record.step, "code": "GivenUp", "message": reason}
-        fields: dict[str, object] = {"error": record.error or last}
-        if record.direction is Direction.UNDO and record.state is not State.STUCK:
-            fields["undo_errors"] = [*record.undo_errors, last]
-        move = Move(State.FAILED, "none", fields, drop=("resume", "wait"), text="given up on request")
-        if not self.move(replace(record, token=""), move):
-            raise NotCancellable(f"A worker is at operation {operation_id} right now: try again in a moment.")
 
     # -- what watcher and reconciler look through ------------------------------------------------------------------
 

@@ -130,10 +130,16 @@ def test_a_finish_that_fails_takes_the_whole_move_back(rig: TwoPools, fault: dic
     assert rig.digests("lab", made["vdis"]) == contents
 
 
-@pytest.mark.matrix
 def test_a_network_that_is_not_over_there_takes_the_whole_move_back(rig: TwoPools) -> None:
     made = rig.add("network", 2)
+    with rig.simulator.session() as call:
+        network = call("VIF.get_network", call("VM.get_VIFs", made["ref"])[0])
+        name = call("network.get_name_label", network)
+        call("network.set_name_label", network, "only here")
     result = rig.done(rig.migrate(made))
+    assert result["missing_networks"] == ["only here"]
+    with rig.simulator.session() as call:
+        call("network.set_name_label", network, name)
     assert "nowhere" in rig.failed(
         rig.finish(result, networks=[{"network": "nowhere"}]), "NetworkNotFound", State.UNDONE
     )
