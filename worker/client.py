@@ -29,6 +29,7 @@ from worker.operations import secrets
 from worker.operations.journal import connect
 from worker.operations.record import Record
 from worker.operations.request import with_secrets
+from worker.operations.runtime import send_entry
 from worker.settings import Settings, get_settings
 
 
@@ -142,14 +143,7 @@ class VMOps(Members):
 
     def _send(self, record: Record) -> None:
         try:
-            self.app.send_task(
-                f"vmops.{record.name}",
-                kwargs=record.request,
-                task_id=record.id,
-                queue="vmops.control",
-                retry=False,
-                ignore_result=True,
-            )
+            send_entry(self.app, record, retry=False)
         except (OperationalError, OSError):
             return  # the broker is away: the reconciler sends it
 

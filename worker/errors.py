@@ -10,7 +10,7 @@
     |  |- InstanceInRescue, InstanceNotInRescue
     |- PermanentError             trying again cannot help
     |  |- XenAPIFailure           (its kind is looked up by code, see `worker.retry`)
-    |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported
+    |  |- PoolAuthenticationFailed, CertificateMismatch, StorageUnsupported, StorageFull
     |  |- ImageNotFound, ImageConflict, ImageFormatRefused, ImageStoreDenied, ImageStoreFull, ImageWedged
     |  |- FirewallUnsupported
     |  |- AttemptsExhausted, DeadlineExceeded, ResizeRefused, ToolMissing, InstanceGone

@@ -260,6 +260,26 @@ def test_a_failing_disk_is_told(store: DirectoryStore, monkeypatch: pytest.Monke
     assert store.describe(image_id).state is ImageState.QUEUED
 
 
+def test_a_disk_that_fails_behind_the_publication_takes_no_data_from_the_image(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id = new_image(store)
+    record = store.root / f"{image_id}.json"
+    sync = os.fsync
+
+    def fail_once_active(file: int) -> None:
+        sync(file)
+        if '"active"' in record.read_text():
+            raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(os, "fsync", fail_once_active)
+    with pytest.raises(ImageStoreUnreachable):
+        store.upload(image_id, pieces(NOISE))
+    monkeypatch.undo()
+    assert store.describe(image_id).state is ImageState.ACTIVE
+    assert read_all(store, image_id) == NOISE, "the next try takes the image for a finished one"
+
+
 def test_a_damaged_record_is_told(store: DirectoryStore) -> None:
     image_id = new_image(store)
     (store.root / f"{image_id}.json").write_text('{"half')

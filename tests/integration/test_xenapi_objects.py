@@ -92,11 +92,10 @@ def test_a_snapshot_makes_a_chain_that_coalesces(simulator: SimulatorProcess, se
     sr.scan(session, sr_ref)
     leaf_uuid = session.call("VDI.get_uuid", disk.vdi_ref)
     before = vdi.Chain(vdi.in_sr(session, sr_ref))
-    assert before.depth(leaf_uuid) == 2
-    snapshot_ref = take_snapshot(session, disk.vdi_ref)
+    assert len(before.ancestors(leaf_uuid)) == 1
+    take_snapshot(session, disk.vdi_ref)
     sr.scan(session, sr_ref)
     after = vdi.Chain(vdi.in_sr(session, sr_ref))
-    assert after.snapshots_of(disk.vdi_ref) == [snapshot_ref]
     new_parent = after.parent_of(leaf_uuid)
     assert new_parent is not None
     assert after.ancestors(leaf_uuid) == [new_parent, *before.ancestors(leaf_uuid)]
@@ -106,8 +105,6 @@ def test_a_snapshot_makes_a_chain_that_coalesces(simulator: SimulatorProcess, se
     simulator.coalesce()
     sr.scan(session, sr_ref)
     assert vdi.Chain(vdi.in_sr(session, sr_ref)).parent_of(leaf_uuid) in before.ancestors(leaf_uuid)
-    assert vdi.destroy_if_present(session, snapshot_ref)
-    assert not vdi.destroy_if_present(session, snapshot_ref)
 
 
 def test_a_mark_on_the_disk_is_on_its_snapshot_from_the_first_moment(session: Session) -> None:
@@ -119,8 +116,6 @@ def test_a_mark_on_the_disk_is_on_its_snapshot_from_the_first_moment(session: Se
     vdi.remove_from_other_config(session, vdi_ref, "vmops.operation")
     vdi.remove_from_other_config(session, vdi_ref, "vmops.operation")
     assert "vmops.operation" not in session.call("VDI.get_other_config", vdi_ref)
-    for ref in (snapshot_ref, vdi_ref):
-        assert vdi.destroy_if_present(session, ref)
 
 
 def test_a_repository_whose_collector_is_off_does_not_coalesce(session: Session) -> None:
@@ -187,7 +182,6 @@ def test_one_call_tells_all_changes_since_the_last(simulator: SimulatorProcess, 
     batch = event.poll(session, ["vdi"], "")
     assert {first, second} <= {seen.ref for seen in batch.events}
     assert all(seen.cls == "vdi" and seen.operation == "add" and seen.rec for seen in batch.events)
-    assert batch.valid_ref_counts["vdi"] == len(batch.events)
     simulator.reset_stats()
     assert event.poll(session, ["vdi"], batch.token).events == []
     session.call("VDI.add_to_other_config", first, "key", "value")

@@ -62,16 +62,24 @@ def about_journal(error: RedisError, settings: Settings) -> Complaint:
     return Complaint(f"{where} answered with an error: {cause}.")
 
 
-def about_idleness(vmops: VMOps) -> str:
-    """Say why an operation may not have been taken by any worker: no broker, or no worker."""
+def broker_problem(vmops: VMOps) -> str | None:
+    """Return why the broker cannot be reached, None when it can."""
     from kombu.exceptions import OperationalError
 
-    broker = without_password(vmops.settings.broker_url)
     try:
         with vmops.app.connection(connect_timeout=3) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
     except (OperationalError, OSError) as error:
-        return f"The broker at {broker} does not answer ({error}); the operation is sent when it does."
+        return f"does not answer ({error})"
+    return None
+
+
+def about_idleness(vmops: VMOps) -> str:
+    """Say why an operation may not have been taken by any worker: no broker, or no worker."""
+    broker = without_password(vmops.settings.broker_url)
+    problem = broker_problem(vmops)
+    if problem is not None:
+        return f"The broker at {broker} {problem}; the operation is sent when it does."
     return (
         f"No worker has taken it yet. Is one running, with the broker {broker}? `celery -A worker worker` starts one."
     )

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from kombu.exceptions import OperationalError
-
-from worker.cli.complaints import without_password
+from worker.cli.complaints import broker_problem, without_password
 from worker.cli.dom0 import pack_version
 from worker.errors import VmopsError
 
@@ -64,12 +62,9 @@ def _journal(vmops: VMOps) -> Iterator[Finding]:
 
 
 def _broker(vmops: VMOps) -> Finding:
-    shown = without_password(vmops.settings.broker_url)
-    try:
-        with vmops.app.connection(connect_timeout=3) as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
-    except (OperationalError, OSError) as error:
-        return Finding("broker", shown, "bad", f"does not answer ({error})", "Start it, or correct broker_url.")
+    shown, problem = without_password(vmops.settings.broker_url), broker_problem(vmops)
+    if problem is not None:
+        return Finding("broker", shown, "bad", problem, "Start it, or correct broker_url.")
     return Finding("broker", shown, "good", "answers")
 
 

@@ -17,7 +17,6 @@ from worker.errors import ToolMissing
 MIB = 1 << 20
 #: Where the partition begins, as operations.md 15.2 advises: sector 2048.
 PARTITION_AT = MIB
-SMALLEST_BYTES = 2 * MIB
 
 _SECTOR = 512
 _SWAP, _LINUX = 0x82, 0x83

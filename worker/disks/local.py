@@ -194,9 +194,13 @@ class Reader:
 
     def __init__(self, parts: list[tuple[int, Path | bytes]]) -> None:
         """Open the parts: (first byte on the disk, file or bytes)."""
-        self._parts = [
-            (start, part if isinstance(part, bytes) else os.open(part, os.O_RDONLY)) for start, part in parts
-        ]
+        self._parts: list[tuple[int, int | bytes]] = []
+        try:
+            for start, part in parts:
+                self._parts.append((start, part if isinstance(part, bytes) else os.open(part, os.O_RDONLY)))
+        except OSError:
+            self.__exit__()
+            raise
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the disk from `offset` on; zeros where there is nothing."""

@@ -41,7 +41,6 @@ from worker.images.files import FileStream, fsync_directory, try_lock, write_all
 from worker.images.image import (
     CORE_FIELDS,
     NUMBER_FIELDS,
-    Capabilities,
     Image,
     ImageMeta,
     ImageState,
@@ -67,8 +66,6 @@ _DENIED = frozenset(
 
 class DirectoryStore:
     """The images below one directory; made at first use."""
-
-    capabilities = Capabilities(resume=True, hashes=False, visibility=False)
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -311,13 +308,24 @@ class DirectoryStore:
             self._write(record)
 
     def _abandon(self, part: int, image_id: str) -> None:
-        """Remove the part file, whose lock we still hold; the error on its way up matters more than one here."""
+        """Remove the part file, whose lock we still hold; the error on its way up matters more than one here.
+
+        Not what has been published: the error came when the record said `active` already.
+        """
         try:
-            os.ftruncate(part, 0)
             with self._locked():
+                if self._is_active(image_id):
+                    return
+                os.ftruncate(part, 0)
                 (self.root / f"{checked_id(image_id)}.part").unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("image %s: the part file stays behind: %s", image_id, error.strerror)
+        except (OSError, VmopsError) as error:
+            log.warning("image %s: the part file stays behind: %s", image_id, error)
+
+    def _is_active(self, image_id: str) -> bool:
+        try:
+            return bool(self._read(image_id)["status"] == ImageState.ACTIVE)
+        except ImageNotFound:
+            return False
 
     def _is_being_written(self, image_id: str) -> bool:
         """Tell whether a living process holds the part file. Only under `_locked`: the probe itself takes the lock."""

@@ -32,7 +32,6 @@ from worker.errors import (
 from worker.images.image import (
     CORE_FIELDS,
     NUMBER_FIELDS,
-    Capabilities,
     Image,
     ImageMeta,
     ImageState,
@@ -66,8 +65,6 @@ _NOT_PROPERTIES = (
 
 class GlanceStore:
     """One Glance. Safe to share between threads as far as its `Auth` is."""
-
-    capabilities = Capabilities(resume=True, hashes=True, visibility=True)
 
     def __init__(
         self, url: str, auth: Auth | None = None, ca_file: Path | None = None, *, verify_tls: bool = True

@@ -94,18 +94,6 @@ class Stored:
     sha512: str
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a store can do beyond the contract."""
-
-    resume: bool
-    """`open` takes an offset."""
-    hashes: bool
-    """The store computes a hash of its own, so that comparing proves the way there."""
-    visibility: bool
-    """`visibility` decides who sees the image."""
-
-
 class Stream(Protocol):
     """The data of an image on its way out. Close it, also after the end."""
 

@@ -18,13 +18,12 @@ from urllib.parse import unquote, urlsplit
 from worker.errors import ImageConflict, ImageNotFound
 from worker.images.directory import DirectoryStore
 from worker.images.glance import GlanceStore
-from worker.images.image import Capabilities, Image, ImageMeta, ImageState, Stored, Stream
+from worker.images.image import Image, ImageMeta, ImageState, Stored, Stream
 from worker.images.openstack import open_cloud
 from worker.images.wire import Auth, TokenAuth
 from worker.settings import Settings
 
 __all__ = [
-    "Capabilities",
     "Image",
     "ImageMeta",
     "ImageState",
@@ -41,10 +40,6 @@ class ImageStore(Protocol):
 
     Any call may raise ImageStoreUnreachable (try later), ImageStoreDenied (credentials, rights) or CertificateMismatch.
     """
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the store can do beyond the contract."""
 
     def create(self, meta: ImageMeta) -> Image:
         """Make the record of a new image, `queued`.

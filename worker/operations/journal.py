@@ -36,9 +36,6 @@ from worker.operations.record import Direction, Record, parse
 from worker.operations.states import FINAL, MOVES, State
 from worker.settings import Settings
 
-#: A command that broke off is sent again so often; every script bears that.
-_TRIES = 3
-
 
 def _encode(fields: Mapping[str, object]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in fields.items()}
@@ -135,15 +132,7 @@ class Journal:
         """Try to act for the operation at the link's direction and position."""
         answer = self._scripts["claim"](
             keys=[self._key("op", link.operation_id), self._key("live"), self._key("events", link.operation_id)],
-            args=[
-                link.operation_id,
-                link.direction,
-                link.position,
-                token,
-                int(ttl_s * 1000),
-                link.step,
-                self.prefix,
-            ],
+            args=[link.operation_id, link.direction, link.position, token, int(ttl_s * 1000), link.step, self.prefix],
         )
         outcome = Claim(answer[0].decode())
         if outcome is not Claim.CLAIMED:
@@ -341,10 +330,6 @@ class Journal:
                 pipe.set(self._key("public_key"), public_key)
             pipe.execute()
 
-    def has_catalogue(self) -> bool:
-        """Tell whether clients find the names of operations: a store that was wiped has lost them."""
-        return bool(self.redis.exists(self._key("catalogue")))
-
     def catalogue(self) -> dict[str, list[str]]:
         """Return the operations that a worker has known, with their secret fields."""
         found = cast("dict[bytes, bytes]", self.redis.hgetall(self._key("catalogue")))
@@ -379,8 +364,8 @@ def connect(settings: Settings) -> Journal:
         socket_timeout=30,
         socket_connect_timeout=10,
         health_check_interval=25,
-        # A server that was restarted leaves dead connections, and after a failover an old one leads to a mere replica.
-        retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), _TRIES, (RedisConnectionError, ReadOnlyError)),
+        # After a failover an old connection leads to a mere replica. Every script bears to be sent again.
+        retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), 3, (RedisConnectionError, ReadOnlyError)),
     )
     return Journal(redis, settings)
 

@@ -93,7 +93,7 @@ class Runtime:
 
         Once, and again when the journal was wiped.
         """
-        if self._has_published and self.journal.has_catalogue():
+        if self._has_published and self.journal.catalogue():
             return
         key = None if self.settings.secret_key_file is None else self._private_key.public_key.encode().hex()
         self.journal.publish({one.name: secret_fields(one.request) for one in definitions()}, key)
@@ -128,16 +128,17 @@ class Runtime:
             kwargsrepr="{}",
         )
 
-    def enter_again(self, record: Record, **options: Any) -> None:
-        """Send the entry task of an operation that a client announced but that no worker has checked yet."""
-        self.app.send_task(
-            f"vmops.{record.name}",
-            kwargs=record.request,
-            task_id=record.id,
-            queue="vmops.control",
-            ignore_result=True,
-            **options,
-        )
+
+def send_entry(app: Celery, record: Record, **options: Any) -> None:
+    """Send the entry task of an operation that a client has announced and that no worker has checked yet."""
+    app.send_task(
+        f"vmops.{record.name}",
+        kwargs=record.request,
+        task_id=record.id,
+        queue="vmops.control",
+        ignore_result=True,
+        **options,
+    )
 
 
 _current: tuple[int, Runtime] | None = None

@@ -21,7 +21,7 @@ from kombu.exceptions import OperationalError
 from worker.errors import UnknownOperation, XenAPIFailure
 from worker.operations.journal import Move
 from worker.operations.record import Record
-from worker.operations.runtime import Runtime
+from worker.operations.runtime import Runtime, send_entry
 from worker.operations.singleton import singleton
 from worker.operations.states import TURNED, State
 from worker.operations.wait import Until
@@ -207,7 +207,7 @@ def send(runtime: Runtime, record: Record) -> None:
     """Send an operation's chain on; when that does not work now, the reconciler does it later."""
     with sending(record):
         if record.position < 0:
-            runtime.enter_again(record, retry_policy=_TRIES)
+            send_entry(runtime.app, record, retry_policy=_TRIES)
         else:
             runtime.submit(record, retry_policy=_TRIES)
 

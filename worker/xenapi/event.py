@@ -29,8 +29,6 @@ class Batch:
 
     token: str
     events: list[Event]
-    valid_ref_counts: dict[str, int]
-    """Objects per class on the pool, for the discovery of deletions that were missed."""
 
 
 def poll(session: Session, classes: Sequence[str], token: str, timeout_s: float = 0.0) -> Batch:
@@ -43,7 +41,6 @@ def poll(session: Session, classes: Sequence[str], token: str, timeout_s: float 
     return Batch(
         token=str(answer["token"]),
         events=[_event(item) for item in answer["events"]],
-        valid_ref_counts={str(name): int(count) for name, count in answer["valid_ref_counts"].items()},
     )
 
 

@@ -10,7 +10,6 @@ from worker.errors import XenAPIFailure
 from worker.xenapi import query
 from worker.xenapi.session import Session
 
-_GONE = frozenset({"HANDLE_INVALID", "UUID_INVALID"})
 _PARENT_KEY = "vhd-parent"
 
 
@@ -124,17 +123,6 @@ def start_destroy(session: Session, vdi_ref: str) -> str:
     return session.call_async("VDI.destroy", vdi_ref)
 
 
-def destroy_if_present(session: Session, vdi_ref: str) -> bool:
-    """Destroy the VDI; return whether it was there. Raises XenAPIFailure VDI_IN_USE while something holds it."""
-    try:
-        session.call("VDI.destroy", vdi_ref)
-    except XenAPIFailure as failure:
-        if failure.code in _GONE:
-            return False
-        raise
-    return True
-
-
 def add_to_other_config(session: Session, vdi_ref: str, key: str, value: str) -> None:
     """Set one key, replacing its value if there is one."""
     try:
@@ -202,11 +190,3 @@ class Chain:
     def children(self, vdi_uuid: str) -> list[str]:
         """Return the nodes written directly on top of this one, in no order."""
         return list(self._children.get(vdi_uuid, ()))
-
-    def depth(self, vdi_uuid: str) -> int:
-        """Return how many VHDs a read may have to pass, this one included; XAPI snapshots up to 30 (xapi.md 9.1)."""
-        return 1 + len(self.ancestors(vdi_uuid))
-
-    def snapshots_of(self, vdi_ref: str) -> list[str]:
-        """Return the refs of the disk's snapshots, in no order."""
-        return [ref for ref, rec in self._recs.items() if rec["is_a_snapshot"] and rec["snapshot_of"] == vdi_ref]

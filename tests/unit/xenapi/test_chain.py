@@ -39,14 +39,6 @@ def test_a_chain_knows_parents_ancestors_children_and_depth() -> None:
     assert sorted(chain.children("base")) == ["leaf", "snap"]
     assert sorted(chain.children("root")) == ["base", "other"]
     assert chain.children("leaf") == []
-    assert [chain.depth(node) for node in ("root", "base", "leaf")] == [1, 2, 3]
-
-
-def test_snapshots_are_found_by_the_ref_of_their_disk() -> None:
-    chain = Chain(SR)
-    assert chain.snapshots_of("ref-leaf") == ["ref-snap"]
-    assert chain.snapshots_of("ref-other") == []
-    assert chain.snapshots_of("OpaqueRef:NULL") == []
 
 
 def test_nodes_are_reached_by_uuid() -> None:
