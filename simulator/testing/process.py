@@ -255,7 +255,7 @@ class PoolProcess:
         """Remove one fault, or all; calls that they hold go on."""
         self.control("DELETE", f"faults/{identifier}" if identifier else "faults")
 
-    def wait_for_hit(self, identifier: str, timeout_s: float = 10) -> None:
+    def wait_for_hit(self, identifier: str, timeout_s: float = 60) -> None:
         """Wait until a fault has acted, or holds a call. Raises TimeoutError."""
         deadline = time.monotonic() + timeout_s
         while not any(fault["hits"] for fault in self.faults() if fault["id"] == identifier):

@@ -18,9 +18,10 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 @pytest.fixture(autouse=True)
 def _whole(rig: Rig) -> Iterator[None]:
-    """Begin and end each case without faults and with a worker."""
+    """Begin and end each case without faults, with a worker, and without operations under way."""
     yield
     rig.simulator.clear_faults()
     rig.glance.reset()
     if not rig.worker.is_running:
         rig.start_worker()
+    rig.wait_for_all()

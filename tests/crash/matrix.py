@@ -34,7 +34,7 @@ T = TypeVar("T")
 LOOKS = frozenset({"event.from", "task.get_record"})
 #: Nobody asked for these in particular: a worker that starts logs in.
 _LOGIN = "session.login_with_password"
-_PATIENCE_S = 30.0
+_PATIENCE_S = 60.0
 _MAKES = re.compile(r"\.(create|clone|destroy|start\w*|hard_\w+|clean_\w+|suspend|resume)$|^PUT ")
 
 

@@ -114,7 +114,7 @@ def test_an_accident_in_the_middle_of_an_import(rig: Rig, effect: str) -> None:
     picture = put_image(rig)
     fault = rig.simulator.add_fault(match="PUT /import_raw_vdi", nth=1, effect=effect, after_bytes=1 << 20)
     handle = spawn_small(rig, picture)
-    rig.simulator.wait_for_hit(fault, 30)
+    rig.simulator.wait_for_hit(fault)
     if effect == "pause":
         kill_and_go_on(rig)
     assert_spawned_once(rig, picture, handle)

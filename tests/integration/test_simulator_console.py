@@ -8,8 +8,7 @@ import http.client
 import socket
 import ssl
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ import pytest
 
 from tests.support.rfb import BACKSPACE, Refusal, Viewer, connected, open_console, read_head
 from tests.support.simulator import Client, SimulatorProcess, vm_record
+from tests.support.worker import eventually
 
 _DEADLINE_S = 30.0
 _ESCAPE = 0xFF1B
@@ -51,13 +51,6 @@ def console(call: Client, vm_ref: str, protocol: str = "rfb") -> dict[str, Any]:
 def location(call: Client, vm_ref: str, query: str | None = None) -> str:
     found: str = console(call, vm_ref)["location"]
     return found if query is None else found.partition("?")[0] + "?" + query
-
-
-def eventually(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _DEADLINE_S
-    while not look():
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.02)
 
 
 def follow(viewer: Viewer) -> None:

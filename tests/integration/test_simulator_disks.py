@@ -6,24 +6,17 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.support.simulator import Client, ControlRefused, SimulatorProcess, XenFailure, vm_record
+from tests.support.worker import eventually
 
 NULL = "OpaqueRef:NULL"
 MIB = 1 << 20
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 OPTIONS = ("--guest-writes", "0", "--boot-time", "10ms", "--quiet-period", "3600")
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def vdi_record(xen: Client, **fields: Any) -> dict[str, Any]:
@@ -62,7 +55,7 @@ def write(simulator: SimulatorProcess, xen: Client, vdi_ref: str, data: bytes) -
     connection.request("PUT", f"/import_raw_vdi?session_id={xen.ref}&vdi={vdi_ref}&format=raw", data)
     assert connection.getresponse().status == 200
     connection.close()
-    wait_for(lambda: not any(xen("VDI.get_VBDs", vdi_ref)) or not simulator.leaks().get("transfers"))
+    eventually(lambda: not any(xen("VDI.get_VBDs", vdi_ref)) or not simulator.leaks().get("transfers"))
 
 
 def parent(xen: Client, vdi_ref: str) -> str | None:

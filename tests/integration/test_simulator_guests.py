@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.official import connected, refused, until, vif_record
+from tests.support.official import connected, refused, vif_record
 from tests.support.simulator import SimulatorProcess, vm_record
+from tests.support.worker import eventually
 
 OPTIONS = ("--vms", "0", "--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms", "--shutdown-time", "10ms")
 
@@ -69,7 +70,7 @@ def _metrics(xen: Any, vm_ref: str) -> dict[str, Any]:
 
 def _start(xen: Any, vm_ref: str) -> None:
     xen.VM.start(vm_ref, False, False)
-    until(lambda: _metrics(xen, vm_ref)["os_version"])
+    eventually(lambda: _metrics(xen, vm_ref)["os_version"])
 
 
 # -- metrics
@@ -126,7 +127,7 @@ def test_a_report_of_foreign_tools_is_read_as_xapi_reads_it(simulator: Simulator
     store.write(**{"control__feature-suspend": "1", "control__feature-shutdown": "1"})
     assert _metrics(xen, vm_ref)["os_version"] == {}
     store.write(data__updated="now")
-    until(lambda: _metrics(xen, vm_ref)["os_version"])
+    eventually(lambda: _metrics(xen, vm_ref)["os_version"])
     metrics = _metrics(xen, vm_ref)
     assert metrics["os_version"] == {"name": "Windows", "spmajor": "1"}
     assert metrics["PV_drivers_version"] == {
@@ -152,7 +153,7 @@ def test_a_changed_report_changes_the_metrics_and_the_same_again_does_not(
     _start(xen, vm_ref)
     store = Store(simulator, xen, vm_ref)
     store.write(data__os_name="Debian GNU/Linux 13", data__updated="2")
-    until(lambda: _metrics(xen, vm_ref)["os_version"]["name"] == "Debian GNU/Linux 13")
+    eventually(lambda: _metrics(xen, vm_ref)["os_version"]["name"] == "Debian GNU/Linux 13")
     metrics_ref = xen.VM.get_guest_metrics(vm_ref)
     token = xen.event_from([f"VM_guest_metrics/{metrics_ref}"], "", 0.0)["token"]
     store.write(data__updated="3")
@@ -209,7 +210,7 @@ def test_what_is_set_on_a_running_vm_replaces_its_live_folders_and_is_read_back(
     xen.VM.set_xenstore_data(vm_ref, {"vm-data/new": "2", "other": "x"})
     store = Store(simulator, xen, vm_ref)
     assert store.names("vm-data") == {"new"}
-    until(lambda: xen.VM.get_xenstore_data(vm_ref) == {"vm-data": "", "vm-data/new": "2"})
+    eventually(lambda: xen.VM.get_xenstore_data(vm_ref) == {"vm-data": "", "vm-data/new": "2"})
 
 
 def test_what_the_guest_writes_appears_in_the_record(simulator: SimulatorProcess, xen: Any, vm_ref: str) -> None:
@@ -217,14 +218,14 @@ def test_what_the_guest_writes_appears_in_the_record(simulator: SimulatorProcess
     _start(xen, vm_ref)
     store = Store(simulator, xen, vm_ref)
     store.write(**{"vm-data__guest__key": "hello"})
-    until(
+    eventually(
         lambda: (
             xen.VM.get_xenstore_data(vm_ref)
             == {"vm-data": "", "vm-data/a": "1", "vm-data/guest": "", "vm-data/guest/key": "hello"}
         )
     )
     store.remove("vm-data/a")
-    until(lambda: "vm-data/a" not in xen.VM.get_xenstore_data(vm_ref))
+    eventually(lambda: "vm-data/a" not in xen.VM.get_xenstore_data(vm_ref))
 
 
 def test_single_keys_of_a_running_vm_change_the_record_only(simulator: SimulatorProcess, xen: Any, vm_ref: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.official import NULL, connected, refused, until
+from tests.support.official import NULL, connected, refused
 from tests.support.simulator import SimulatorProcess, vm_record
+from tests.support.worker import eventually
 
 EPOCH = "19700101T00:00:00Z"
 OPTIONS = ("--vms", "0", "--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms", "--shutdown-time", "10ms")
@@ -31,7 +32,7 @@ def vm_ref(xen: Any) -> Iterator[str]:
 
 def _start(xen: Any, vm_ref: str) -> None:
     xen.VM.start(vm_ref, False, False)
-    until(lambda: "clean_reboot" in xen.VM.get_allowed_operations(vm_ref))
+    eventually(lambda: "clean_reboot" in xen.VM.get_allowed_operations(vm_ref))
 
 
 def _told(xen: Any, vm_ref: str) -> list[dict[str, Any]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import math
-import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from typing import Any
@@ -16,8 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.simulator import Client, SimulatorProcess
+from tests.support.worker import eventually
 
-_DEADLINE_S = 30.0
 _WRITE = 4096
 
 
@@ -88,13 +87,6 @@ def vm(call: Caller) -> Iterator[tuple[str, str]]:
 
 def parsed(text: str) -> ET.Element:
     return ET.fromstring(text)  # noqa: S314 - the simulator's own document
-
-
-def eventually(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _DEADLINE_S
-    while not look():
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.02)
 
 
 def master(call: Caller) -> str:

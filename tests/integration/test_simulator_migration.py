@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import XenAPI
 
 from tests.support.simulator import SimulatorProcess, vm_record
+from tests.support.worker import eventually
 
 NULL = "OpaqueRef:NULL"
 OPTIONS = ("--boot-time", "10ms", "--shutdown-time", "20ms", "--vm-disk-size", "8MiB", "--guest-writes", "50")
@@ -58,19 +58,12 @@ def error_of(call: Callable[..., Any], *arguments: Any) -> list[str]:
     return details
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
 def made(simulator: SimulatorProcess, xen: Any, *, running: bool = True, **wish: object) -> str:
     """Make a VM on one disk of random bytes; return it."""
     disk = {"size": 8 << 20, "content": "random"}
     ref: str = simulator.add_vm(**{"name": "mover", "disks": [disk], "running": running} | wish)["ref"]
     if running:
-        wait_for(lambda: "pool_migrate" in xen.VM.get_allowed_operations(ref))
+        eventually(lambda: "pool_migrate" in xen.VM.get_allowed_operations(ref))
     return ref
 
 
@@ -123,7 +116,7 @@ def test_a_running_vm_goes_to_another_host_and_its_guest_runs_on(here: Simulator
     vdi = disk_of(xen, vm)
     assert xen.VDI.get_sm_config(vdi).get(f"host_{target}") == "RW"
     first = digest(here, xen, vdi)
-    wait_for(lambda: digest(here, xen, vdi) != first)
+    eventually(lambda: digest(here, xen, vdi) != first)
     gone(xen, vm)
 
 
@@ -132,11 +125,11 @@ def test_while_it_goes_both_the_vm_and_the_new_host_are_marked(here: SimulatorPr
     target = other_host(xen, vm)
     free = int(xen.host.compute_free_memory(target))
     task = getattr(xen, "Async.VM.pool_migrate")(vm, target, {})
-    wait_for(lambda: "vm_migrate" in xen.host.get_current_operations(target).values())
+    eventually(lambda: "vm_migrate" in xen.host.get_current_operations(target).values())
     assert xen.VM.get_current_operations(vm) == {task: "pool_migrate"}
     assert xen.VM.get_scheduled_to_be_resident_on(vm) == target
     assert int(xen.host.compute_free_memory(target)) < free
-    wait_for(lambda: xen.task.get_status(task) == "success")
+    eventually(lambda: xen.task.get_status(task) == "success")
     assert xen.host.get_current_operations(target) == {}
     xen.task.destroy(task)
     gone(xen, vm)
@@ -147,7 +140,7 @@ def test_a_cancelled_migration_leaves_the_vm_running_where_it_was(here: Simulato
     before, target = xen.VM.get_record(vm), other_host(xen, vm)
     task = getattr(xen, "Async.VM.pool_migrate")(vm, target, {})
     xen.task.cancel(task)
-    wait_for(lambda: xen.task.get_status(task) not in ("pending", "cancelling"))
+    eventually(lambda: xen.task.get_status(task) not in ("pending", "cancelling"))
     assert (xen.task.get_status(task), xen.task.get_error_info(task)[0]) == ("cancelled", "TASK_CANCELLED")
     after = xen.VM.get_record(vm)
     assert (after["resident_on"], after["domid"]) == (before["resident_on"], before["domid"])
@@ -159,9 +152,9 @@ def test_a_cancelled_migration_leaves_the_vm_running_where_it_was(here: Simulato
 def test_a_hard_shutdown_ends_a_migration_under_way(here: SimulatorProcess, xen: Any) -> None:
     vm = made(here, xen)
     task = getattr(xen, "Async.VM.pool_migrate")(vm, other_host(xen, vm), {})
-    wait_for(lambda: xen.VM.get_current_operations(vm) != {} or xen.task.get_status(task) != "pending")
+    eventually(lambda: xen.VM.get_current_operations(vm) != {} or xen.task.get_status(task) != "pending")
     xen.VM.hard_shutdown(vm)
-    wait_for(lambda: xen.task.get_status(task) not in ("pending", "cancelling"))
+    eventually(lambda: xen.task.get_status(task) not in ("pending", "cancelling"))
     assert (xen.VM.get_power_state(vm), xen.VM.get_resident_on(vm)) == ("Halted", NULL)
     assert xen.VM.get_current_operations(vm) == {}
     gone(xen, vm)
@@ -252,7 +245,7 @@ def test_storage_motion_within_a_pool_moves_chains_and_keeps_the_vm(
     else:
         assert xen.VM.get_power_state(vm) == "Running"
         first = digest(here, xen, new)
-        wait_for(lambda: digest(here, xen, new) != first)
+        eventually(lambda: digest(here, xen, new) != first)
     assert here.leaks() == {}
     gone(xen, vm)
     gone(xen, snapshot)
@@ -307,7 +300,7 @@ def test_a_vm_moves_to_another_pool_with_disks_and_snapshots(
     snapshots = [xen.VM.snapshot(vm, "one")]
     if state != "Halted":
         old = digest(here, xen, disk_of(xen, vm))
-        wait_for(lambda: digest(here, xen, disk_of(xen, vm)) != old)
+        eventually(lambda: digest(here, xen, disk_of(xen, vm)) != old)
     snapshots.append(xen.VM.snapshot(vm, "two"))
     if state == "Suspended":
         xen.VM.suspend(vm)
@@ -328,7 +321,7 @@ def test_a_vm_moves_to_another_pool_with_disks_and_snapshots(
     else:
         assert moved["resident_on"] == dest["host"]
         now = digest(there, far, disk_of(far, new))
-        wait_for(lambda: digest(there, far, disk_of(far, new)) != now)
+        eventually(lambda: digest(there, far, disk_of(far, new)) != now)
         assert "clean_shutdown" in far.VM.get_allowed_operations(new)
     if state == "Suspended":
         far.VM.resume(new, False, False)
@@ -351,7 +344,7 @@ def test_a_halted_vm_is_copied_to_another_pool_and_stays(
     assert digest(there, far, disk_of(far, copy)) == digest(here, xen, disk_of(xen, vm))
     far.VM.start(copy, False, False)
     xen.VM.start(vm, False, False)
-    wait_for(lambda: "migrate_send" in xen.VM.get_allowed_operations(vm))
+    eventually(lambda: "migrate_send" in xen.VM.get_allowed_operations(vm))
     bad_state = ["VM_BAD_POWER_STATE", vm, "halted", "running"]
     assert error_of(xen.VM.migrate_send, vm, dest, True, vdi_map, vif_map, {"copy": "true"}) == bad_state
     for pool, one in ((far, copy), (xen, vm), (xen, snapshot)):
@@ -411,6 +404,6 @@ def test_a_migration_that_fails_halfway_leaves_both_pools_as_they_were(
     assert digest(here, xen, disk_of(xen, snapshot)) == kept
     assert here.leaks() == there.leaks() == {}
     now = digest(here, xen, disk_of(xen, vm))
-    wait_for(lambda: digest(here, xen, disk_of(xen, vm)) != now)
+    eventually(lambda: digest(here, xen, disk_of(xen, vm)) != now)
     gone(xen, vm)
     gone(xen, snapshot)

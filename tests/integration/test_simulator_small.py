@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.official import NULL, connected, refused, until
+from tests.support.official import NULL, connected, refused
 from tests.support.simulator import SimulatorProcess, vm_record
+from tests.support.worker import eventually
 
 POOL_ADMIN = "OpaqueRef:0165f154-ba3e-034e-6b27-5d271af109ba"
 OPTIONS = ("--vms", "1", "--guest-writes", "0", "--boot-time", "10ms", "--shutdown-time", "10ms")
@@ -81,7 +82,7 @@ def test_a_blob_s_content_travels_over_http(simulator: SimulatorProcess, xen: An
         assert _http(simulator, "GET", path)[0] == HTTPStatus.NOT_FOUND
         content = bytes(range(256)) * 1000
         assert _http(simulator, "PUT", path, content)[0] == HTTPStatus.OK
-        until(lambda: xen.blob.get_size(ref) == str(len(content)))
+        eventually(lambda: xen.blob.get_size(ref) == str(len(content)))
         status, headers, body = _http(simulator, "GET", path)
         assert (status, headers["content-length"], headers["content-type"]) == (
             HTTPStatus.OK, str(len(content)), "application/octet-stream",
@@ -196,7 +197,7 @@ def test_an_appliance_starts_in_order_and_stops_against_it(xen: Any, appliance: 
     domids = [int(xen.VM.get_domid(vm_ref)) for vm_ref in vms]
     assert domids == sorted(domids)
     assert refused(xen.VM_appliance.start, ref, False)[0] == "OPERATION_NOT_ALLOWED"
-    until(lambda: all("clean_shutdown" in xen.VM.get_allowed_operations(vm_ref) for vm_ref in vms))
+    eventually(lambda: all("clean_shutdown" in xen.VM.get_allowed_operations(vm_ref) for vm_ref in vms))
     xen.VM_appliance.clean_shutdown(ref)
     assert _states(xen, vms) == {"Halted"}
     assert xen.VM_appliance.get_current_operations(ref) == {}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.simulator import Client, ControlRefused, SimulatorProcess, XenFailure, vm_record
+from tests.support.worker import eventually
 
 MIB = 1 << 20
 OPTIONS = ("--vms", "2", "--hosts", "2", "--guest-writes", "0", "--boot-time", "10ms")
@@ -22,13 +23,6 @@ def xen(simulator: SimulatorProcess) -> Iterator[Client]:
     with simulator.session() as client:
         yield client
         simulator.clear_faults()
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 # -- tasks and events
@@ -124,10 +118,10 @@ def test_finished_tasks_go_after_a_while_or_when_they_are_too_many(simulator: Si
 
     old = finished()
     simulator.control("POST", "clock", {"advance": 66 * 60})
-    wait_for(lambda: old not in xen("task.get_all"))
+    eventually(lambda: old not in xen("task.get_all"))
     many = [finished() for _ in range(210)]
     simulator.control("POST", "clock", {"advance": 31})
-    wait_for(lambda: many[0] not in xen("task.get_all"))
+    eventually(lambda: many[0] not in xen("task.get_all"))
     assert many[-1] in xen("task.get_all")
 
 
@@ -135,7 +129,7 @@ def test_an_originator_keeps_its_newest_500_sessions(simulator: SimulatorProcess
     refs = [xen.raw("session.login_with_password", "root", simulator.password, "1.0", "greedy") for _ in range(503)]
     assert xen.raw("VM.get_all", refs[0])
     simulator.control("POST", "clock", {"advance": 31})
-    wait_for(lambda: simulator.stats()["sessions"] < 503)
+    eventually(lambda: simulator.stats()["sessions"] < 503)
     with pytest.raises(XenFailure):
         xen.raw("VM.get_all", refs[0])
     for ref in refs[3:]:
@@ -174,7 +168,7 @@ def test_a_call_can_be_held_while_its_client_dies(simulator: SimulatorProcess, w
         thread = threading.Thread(target=lambda: _ignore(lambda: client("VM.create", vm_record(name_label=label))))
         thread.start()
         simulator.wait_for_hit(identifier)
-        wait_for(lambda: simulator.faults()[0]["waiting"] == 1)
+        eventually(lambda: simulator.faults()[0]["waiting"] == 1)
         assert len(other("VM.get_by_name_label", label)) == made
         sock = client._connection.sock
         assert sock is not None
@@ -250,7 +244,7 @@ def test_a_restart_loses_sessions_and_tasks_while_the_work_goes_on() -> None:
             with pytest.raises(XenFailure) as caught:
                 fresh.raw("VM.get_all", client.ref)
             assert caught.value.details == ["SESSION_INVALID", client.ref]
-            wait_for(lambda: fresh("VM.get_power_state", made["ref"]) == "Running")
+            eventually(lambda: fresh("VM.get_power_state", made["ref"]) == "Running")
             assert fresh("VM.get_current_operations", made["ref"]) == {}
             events = fresh("event.from", ["VM"], token, 1.0)["events"]
             assert {event["ref"] for event in events} == set(fresh("VM.get_all"))
@@ -295,7 +289,7 @@ def test_a_killed_export_keeps_its_disk_in_use_until_the_toolstack_finds_it() ->
             connection.request("GET", f"/export_raw_vdi?session_id={client.ref}&vdi={disk}&format=raw")
             response = connection.getresponse()
             simulator.wait_for_hit(identifier)
-            wait_for(lambda: "vbds" in simulator.leaks())
+            eventually(lambda: "vbds" in simulator.leaks())
             simulator.control("POST", "xapi", {"action": "flush"})
         simulator.kill()
         simulator.clear_faults()
@@ -304,7 +298,7 @@ def test_a_killed_export_keeps_its_disk_in_use_until_the_toolstack_finds_it() ->
         with simulator.session() as client:
             assert client.error("VDI.destroy", disk) == ["VDI_IN_USE", disk, "destroy"]
             simulator.control("POST", "clock", {"advance": 3})
-            wait_for(lambda: "vbds" not in simulator.leaks())
+            eventually(lambda: "vbds" not in simulator.leaks())
             client("VDI.destroy", disk)
 
 
@@ -328,7 +322,7 @@ def test_the_pool_survives_the_death_of_its_own_process() -> None:
             assert client("VDI.get_record", snapshot)["is_a_snapshot"]
             client("VDI.destroy", snapshot)
             first = simulator.disk(client("VDI.get_uuid", client.root_disk(vm_ref)))["sha256"]
-            wait_for(lambda: simulator.disk(client("VDI.get_uuid", client.root_disk(vm_ref)))["sha256"] != first)
+            eventually(lambda: simulator.disk(client("VDI.get_uuid", client.root_disk(vm_ref)))["sha256"] != first)
 
 
 def test_a_process_killed_in_the_middle_of_its_work_comes_back() -> None:

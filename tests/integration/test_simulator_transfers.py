@@ -8,13 +8,14 @@ import http.client
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.simulator import Client, SimulatorProcess
+from tests.support.worker import eventually
 
 MIB = 1 << 20
 OPTIONS = ("--guest-writes", "0", "--quiet-period", "3600")
@@ -32,13 +33,6 @@ def xen(simulator: SimulatorProcess) -> Iterator[Client]:
 def disk(simulator: SimulatorProcess, xen: Client) -> str:
     """A detached disk of 4 MiB with content."""
     return xen.root_disk(simulator.add_vm(disks=[{"size": 4 * MIB, "content": "random"}])["ref"])
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def export(simulator: SimulatorProcess, xen: Client, vdi: str, form: str, **query: str) -> tuple[Any, bytes]:
@@ -104,7 +98,7 @@ def test_a_vhd_export_is_read_back_by_qemu_and_by_an_import(
     assert hashlib.sha256((tmp_path / "disk.raw").read_bytes()).hexdigest() == digest
     target = xen("VDI.copy", disk, "OpaqueRef:NULL")
     import_(simulator, f"session_id={xen.ref}&vdi={target}&format=raw", bytes(4 * MIB))
-    wait_for(lambda: xen("VDI.get_VBDs", target) == [])
+    eventually(lambda: xen("VDI.get_VBDs", target) == [])
     task = new_task(xen)
     response = import_(simulator, f"session_id={xen.ref}&task_id={task}&vdi={target}&format=vhd", data)
     assert (response.status, response.getheader("task-id")) == (200, task)
@@ -116,7 +110,7 @@ def test_a_vhd_export_is_read_back_by_qemu_and_by_an_import(
 def test_an_export_from_a_base_holds_what_changed(simulator: SimulatorProcess, xen: Client, disk: str) -> None:
     first = xen("VDI.snapshot", disk, {})
     import_(simulator, f"session_id={xen.ref}&vdi={disk}&format=raw", b"x" * 4096)
-    wait_for(lambda: not simulator.leaks().get("transfers"))
+    eventually(lambda: not simulator.leaks().get("transfers"))
     second = xen("VDI.snapshot", disk, {})
     _, whole = export(simulator, xen, second, "vhd")
     _, difference = export(simulator, xen, second, "vhd", base=first)
@@ -179,7 +173,7 @@ def test_during_an_export_dom0_holds_the_disk(simulator: SimulatorProcess, xen: 
     simulator.control("POST", "storage", {"bytes_per_s": 8 * MIB})
     thread = threading.Thread(target=export, args=(simulator, xen, disk, "raw"))
     thread.start()
-    wait_for(lambda: xen("VDI.get_VBDs", disk) != [] and "vbds" in simulator.leaks())
+    eventually(lambda: xen("VDI.get_VBDs", disk) != [] and "vbds" in simulator.leaks())
     attached = [xen("VBD.get_record", ref) for ref in xen("VDI.get_VBDs", disk)]
     (mine,) = [record for record in attached if xen("VM.get_is_control_domain", record["VM"])]
     assert (mine["mode"], mine["currently_attached"]) == ("RO", True)
@@ -188,7 +182,7 @@ def test_during_an_export_dom0_holds_the_disk(simulator: SimulatorProcess, xen: 
     assert [one["kind"] for one in leaks["transfers"]] == ["export"]
     assert "Exporting raw VDI" in [one["name_label"] for one in leaks["tasks"]]
     thread.join(20)
-    wait_for(lambda: simulator.leaks().get("vbds") is None)
+    eventually(lambda: simulator.leaks().get("vbds") is None)
     assert xen("task.get_by_name_label", "Exporting raw VDI") == []
 
 
@@ -213,7 +207,7 @@ def test_an_export_can_be_cut_at_a_byte(
     task = new_task(xen)
     _, data = export(simulator, xen, disk, "raw", task_id=task)
     assert len(data) <= MIB + 1
-    wait_for(lambda: xen("VDI.get_VBDs", disk) == [] or simulator.leaks().get("vbds") is None)
+    eventually(lambda: xen("VDI.get_VBDs", disk) == [] or simulator.leaks().get("vbds") is None)
     assert xen("task.get_status", task) == status
     xen("task.set_status", task, "cancelled")
     xen("task.destroy", task)
@@ -230,7 +224,7 @@ def test_an_export_can_be_held_at_a_byte_while_its_client_dies(
     connection.request("GET", f"/export_raw_vdi?session_id={xen.ref}&vdi={disk}&format=raw&task_id={task}")
     response = connection.getresponse()
     assert len(response.read(MIB)) == MIB
-    wait_for(lambda: simulator.faults()[0]["waiting"] == 1)
+    eventually(lambda: simulator.faults()[0]["waiting"] == 1)
     assert simulator.leaks()["transfers"][0]["bytes"] == MIB
     response.close()
     connection.close()
@@ -258,7 +252,7 @@ def test_an_import_can_be_cut_at_a_byte(simulator: SimulatorProcess, xen: Client
     with contextlib.suppress(ConnectionError, http.client.HTTPException):
         import_(simulator, f"session_id={xen.ref}&task_id={task}&vdi={disk}&format=raw", bytes(2 * MIB))
     assert xen.wait(task)["error_info"] == ["VDI_IO_ERROR", "Device I/O errors"]
-    wait_for(lambda: simulator.leaks().get("vbds") is None)
+    eventually(lambda: simulator.leaks().get("vbds") is None)
 
 
 def test_a_cancelled_export_stops_at_its_next_look(simulator: SimulatorProcess, xen: Client, disk: str) -> None:
@@ -266,7 +260,7 @@ def test_a_cancelled_export_stops_at_its_next_look(simulator: SimulatorProcess, 
     task = new_task(xen)
     thread = threading.Thread(target=export, args=(simulator, xen, disk, "raw"), kwargs={"task_id": task})
     thread.start()
-    wait_for(lambda: "transfers" in simulator.leaks())
+    eventually(lambda: "transfers" in simulator.leaks())
     xen("task.cancel", task)
     simulator.control("POST", "clock", {"advance": 11})
     record = xen.wait(task)
@@ -284,7 +278,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind(simulator: SimulatorProce
     connection.close()
     response.close()
     assert xen.wait(task)["error_info"] == ["VDI_IO_ERROR", "Device I/O errors"]
-    wait_for(lambda: simulator.leaks().get("vbds") is None)
+    eventually(lambda: simulator.leaks().get("vbds") is None)
 
 
 def test_a_snapshot_of_a_running_guest_is_exported_as_it_was_at_its_instant(xen: Client) -> None:

@@ -6,14 +6,13 @@ import json
 import os
 import re
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.simulator import Client, SimulatorProcess, XenFailure, vm_record
+from tests.support.worker import eventually
 
 NULL = "OpaqueRef:NULL"
 KINDS = ("template", "snapshot", "halted", "running", "running+agent", "paused", "suspended")
@@ -144,19 +143,12 @@ class Park:
         if kind in ("running", "running+agent", "paused", "suspended"):
             xen("VM.start", ref, False, False)
         if kind in ("running+agent", "paused", "suspended"):
-            wait_for(lambda: "clean_shutdown" in xen("VM.get_allowed_operations", ref))
+            eventually(lambda: "clean_shutdown" in xen("VM.get_allowed_operations", ref))
         if kind == "paused":
             xen("VM.pause", ref)
         if kind == "suspended":
             xen("VM.suspend", ref)
         return ref
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +257,7 @@ def test_after_every_reboot_the_clean_operations_are_refused_until_the_guest_rep
     assert xen.error("VM.clean_reboot", vm_ref) == ["VM_LACKS_FEATURE", vm_ref]
     assert xen.error("VM.clean_shutdown", vm_ref) == ["VM_LACKS_FEATURE", vm_ref]
     simulator.control("POST", "clock", {"advance": 61})
-    wait_for(lambda: "clean_reboot" in xen("VM.get_allowed_operations", vm_ref))
+    eventually(lambda: "clean_reboot" in xen("VM.get_allowed_operations", vm_ref))
     metrics = xen("VM_guest_metrics.get_record", after["guest_metrics"])
     assert metrics["PV_drivers_version"]["major"] == "8"
     xen("VM.clean_shutdown", vm_ref)
@@ -277,7 +269,7 @@ def test_a_guest_that_ignores_a_clean_shutdown_lets_it_time_out(
     vm_ref = park.take(xen, "running+agent")
     simulator.control("POST", f"guests/{xen('VM.get_uuid', vm_ref)}", {"ignores_clean_shutdown": True})
     task = xen("Async.VM.clean_shutdown", vm_ref)
-    wait_for(lambda: xen("VM.get_current_operations", vm_ref) != {})
+    eventually(lambda: xen("VM.get_current_operations", vm_ref) != {}, every_s=0.01)
     simulator.control("POST", "clock", {"advance": 1201})
     assert xen.wait(task)["error_info"] == ["VM_SHUTDOWN_TIMEOUT", vm_ref, "1200."]
     assert xen("VM.get_power_state", vm_ref) == "Running"
@@ -287,7 +279,7 @@ def test_a_hard_shutdown_cancels_a_clean_one_under_way(simulator: SimulatorProce
     vm_ref = park.take(xen, "running+agent")
     simulator.control("POST", f"guests/{xen('VM.get_uuid', vm_ref)}", {"ignores_clean_shutdown": True})
     task = xen("Async.VM.clean_shutdown", vm_ref)
-    wait_for(lambda: xen("VM.get_current_operations", vm_ref) != {})
+    eventually(lambda: xen("VM.get_current_operations", vm_ref) != {}, every_s=0.01)
     assert xen("VM.get_current_operations", vm_ref) == {task: "clean_shutdown"}
     assert set(xen("VM.get_allowed_operations", vm_ref)) == {"hard_reboot", "hard_shutdown"}
     xen("VM.hard_shutdown", vm_ref)
@@ -338,7 +330,7 @@ def test_a_synchronous_call_has_a_task_that_others_see(simulator: SimulatorProce
 
     thread = threading.Thread(target=reboot)
     thread.start()
-    wait_for(lambda: xen("VM.get_current_operations", vm_ref) != {})
+    eventually(lambda: xen("VM.get_current_operations", vm_ref) != {}, every_s=0.01)
     (task,) = xen("VM.get_current_operations", vm_ref)
     record = xen("task.get_record", task)
     assert (record["name_label"], record["status"]) == ("VM.clean_reboot", "pending")

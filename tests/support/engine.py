@@ -120,7 +120,7 @@ class Toys:
         """Let a frozen step go on."""
         self.effects.rpush(f"thaw:{self.key(handle)}", 1)
 
-    def await_state(self, handle: Handle, *states: State, timeout_s: float = 20.0) -> None:
+    def await_state(self, handle: Handle, *states: State, timeout_s: float = 60.0) -> None:
         """Wait until the operation is in one of the states."""
         eventually(lambda: handle.record().state in states, timeout_s, 0.02)
 

@@ -74,7 +74,7 @@ class FakeGlance:
         self.resume()
         self._ask("POST", "stats/reset", {})
 
-    def await_pause(self, timeout_s: float = 10.0) -> str:
+    def await_pause(self, timeout_s: float = 60.0) -> str:
         """Wait until a fault holds a call; return its name."""
         deadline = time.monotonic() + timeout_s
         while not (paused := self._ask("GET", "paused")):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import XenAPI
@@ -12,7 +11,6 @@ import XenAPI
 from tests.support.simulator import SimulatorProcess
 
 NULL = "OpaqueRef:NULL"
-_DEADLINE_S = 30
 
 
 @contextlib.contextmanager
@@ -35,16 +33,6 @@ def refused(call: Any, *arguments: Any) -> list[str]:
         details: list[str] = failure.details
         return details
     raise AssertionError(f"the call succeeded: {result!r}")
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """Wait until a condition gives something true; return that."""
-    deadline = time.monotonic() + _DEADLINE_S
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError("the condition never held")
-        time.sleep(0.02)
-    return found
 
 
 def vif_record(vm_ref: str, network_ref: str, device: str = "0", **fields: Any) -> dict[str, Any]:

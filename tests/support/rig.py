@@ -107,7 +107,7 @@ class Rig:
         """Submit a snapshot of the VM called `vm`."""
         return self.client.snapshot(instance={"name": vm}, **fields)
 
-    def wait(self, handle: Handle, timeout_s: float = 30) -> Any:
+    def wait(self, handle: Handle, timeout_s: float = 60) -> Any:
         """Return the operation's record when it has ended."""
         try:
             eventually(handle.has_ended, timeout_s)
@@ -138,8 +138,14 @@ class Rig:
         eventually(lambda: not self.simulator.leaks(), 15)
         journal = self.client.journal
         assert not journal.open_holds()
-        redis, prefix = journal.redis, journal.prefix
-        assert [
-            key for key in (b"live", b"waiting:lab", b"watch:lab") if redis.exists(f"{prefix}:{key.decode()}")
-        ] == []
+        assert self._entries("live", "waiting:lab", "watch:lab") == []
         assert all(record.state in FINAL for record in journal.find())
+
+    def wait_for_all(self) -> None:
+        """Wait until no operation is under way: what a failed test has begun would meet the faults of the next one."""
+        eventually(lambda: not self._entries("live", "waiting:lab"), 120)
+
+    def _entries(self, *names: str) -> list[str]:
+        """Return which of these registers of the journal have an entry."""
+        journal = self.client.journal
+        return [name for name in names if journal.redis.exists(f"{journal.prefix}:{name}")]

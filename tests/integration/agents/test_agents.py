@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.agent_guest import NEVER_S, Guest, Start
 from tests.support.agent_peer import WATCH, encrypted
-from tests.support.official import until
+from tests.support.worker import eventually
 
 KINDS = ["nova-agent", "unix", "windows"]
 
@@ -39,7 +39,7 @@ def test_an_agent_does_everything_that_it_is_asked(start: Start, kind: str) -> N
     assert inside["requests"] == dict.fromkeys(
         ("version", "features", "keyinit", "password", "resetnetwork", "injectfile"), 1
     )
-    until(lambda: guest.addresses() == {"0/ip": "10.1.2.3", "0/ipv4/0": "10.1.2.3", "0/ipv6/0": "fd00::3"})
+    eventually(lambda: guest.addresses() == {"0/ip": "10.1.2.3", "0/ipv4/0": "10.1.2.3", "0/ipv6/0": "fd00::3"})
     assert peer.names("data/host") == peer.names("data/guest") == []
 
 
@@ -88,7 +88,7 @@ def test_nova_agent_takes_all_there_are_and_unix_one_each_time(start: Start) -> 
         guest.hold()
         requests = [guest.peer.put("version") for _ in range(3)]
         guest.late_answer(requests[0])
-        until(partial(_is_left, guest, left))
+        eventually(partial(_is_left, guest, left))
 
 
 def test_a_request_that_is_taken_back_in_time_is_not_carried_out(start: Start) -> None:
@@ -109,13 +109,13 @@ def test_one_that_is_taken_back_while_nova_agent_works_kills_it(start: Start) ->
     guest.pass_time_until(lambda: guest.inside["requests"]["version"] == 2)
     guest.peer.remove(f"data/host/{second}")
     assert guest.late_answer(first)[0] == "0"
-    until(lambda: not guest.inside["agent_is_alive"])
+    eventually(lambda: not guest.inside["agent_is_alive"])
 
 
 def test_a_late_answer_lies_there_though_the_request_was_taken_back(start: Start) -> None:
     guest = start(agent_work_s=NEVER_S)
     identifier = guest.peer.put("version")
-    until(lambda: guest.inside["requests"])
+    eventually(lambda: guest.inside["requests"])
     guest.peer.remove(f"data/host/{identifier}")
     assert guest.peer.names("data/guest") == []
     assert guest.late_answer(identifier) == ("0", "2.1.22")
@@ -127,10 +127,10 @@ def test_a_late_answer_lies_there_though_the_request_was_taken_back(start: Start
 def test_a_poisoned_request_kills_each_new_process_until_it_is_gone(start: Start) -> None:
     guest = start()
     poison = guest.peer.put_text("{")
-    until(lambda: not guest.inside["agent_is_alive"])
+    eventually(lambda: not guest.inside["agent_is_alive"])
     waiting = guest.peer.put("version")
     guest.habits(guest_agent="nova-agent")
-    until(lambda: not guest.inside["agent_is_alive"])
+    eventually(lambda: not guest.inside["agent_is_alive"])
     assert guest.peer.names("data/host") == [poison, waiting]
     guest.peer.remove(f"data/host/{poison}")
     guest.habits(guest_agent="nova-agent")
@@ -140,10 +140,10 @@ def test_a_poisoned_request_kills_each_new_process_until_it_is_gone(start: Start
 def test_a_reboot_brings_a_dead_agent_back(start: Start, xen: Any) -> None:
     guest = start()
     guest.peer.put("keyinit", "no number")
-    until(lambda: not guest.inside["agent_is_alive"])
+    eventually(lambda: not guest.inside["agent_is_alive"])
     assert "keyinit" in guest.inside["agent_ended_by"]
     xen.VM.hard_reboot(guest.ref)
-    until(lambda: guest.inside["agent_is_alive"])
+    eventually(lambda: guest.inside["agent_is_alive"])
     assert guest.connect().ask("version")[0] == "0"
 
 
@@ -174,9 +174,9 @@ def test_a_guest_that_reboots_in_an_exchange_has_forgotten_the_key(start: Start,
     domid = xen.VM.get_domid(guest.ref)
     text = encrypted(guest.peer.exchange(), b"secret\n")
     guest.peer.put("password", text)
-    until(lambda: xen.VM.get_domid(guest.ref) != domid)
+    eventually(lambda: xen.VM.get_domid(guest.ref) != domid)
     assert guest.peer.read("name") is None
-    until(lambda: guest.inside["agent_is_alive"])
+    eventually(lambda: guest.inside["agent_is_alive"])
     peer = guest.connect()
     assert peer.names("data/host") == peer.names("data/guest") == []
     assert peer.ask("password", text)[0] == 500
@@ -186,8 +186,8 @@ def test_a_guest_that_reboots_in_an_exchange_has_forgotten_the_key(start: Start,
 def test_a_command_is_done_but_its_answer_lost(start: Start) -> None:
     guest = start(agent_accidents=[{"effect": "mute", "command": "inject*", "when": "after"}])
     identifier = guest.peer.put("injectfile", "L3gseQ==")
-    until(lambda: guest.inside["files"])
-    until(lambda: not guest.peer.is_waiting(identifier))
+    eventually(lambda: guest.inside["files"])
+    eventually(lambda: not guest.peer.is_waiting(identifier))
     assert guest.peer.ask("version")[0] == "0"
     assert guest.peer.names("data/guest") == []
 
@@ -196,7 +196,7 @@ def test_an_agent_is_gone_after_so_many_requests(start: Start) -> None:
     guest = start("unix", agent_accidents=[{"effect": "die", "nth": 3}])
     assert guest.peer.ask("version")[0] == guest.peer.ask("features")[0] == "0"
     third = guest.peer.put("version")
-    until(lambda: not guest.inside["agent_is_alive"])
+    eventually(lambda: not guest.inside["agent_is_alive"])
     assert guest.peer.is_waiting(third)
 
 
@@ -216,6 +216,6 @@ def test_an_agent_answers_nonsense(start: Start) -> None:
 def test_a_guest_cannot_write_more_than_its_quota_and_so_does_not_answer(start: Start) -> None:
     guest = start(agent_accidents=[{"effect": "answer", "answer": "x" * 2049, "count": 1}])
     identifier = guest.peer.put("version")
-    until(lambda: not guest.peer.is_waiting(identifier))
+    eventually(lambda: not guest.peer.is_waiting(identifier))
     assert guest.peer.ask("features")[0] == "0"
     assert guest.peer.read(f"data/guest/{identifier}") is None

@@ -13,8 +13,9 @@ import pytest
 from simulator.testing import ControlRefused
 from tests.support.agent_guest import Start
 from tests.support.agent_peer import READ, WATCH, WRITE, Peer, encrypted
-from tests.support.official import connected, until
+from tests.support.official import connected
 from tests.support.simulator import SimulatorProcess
+from tests.support.worker import eventually
 from tests.unit.simulator.dom0_support import WireClient
 
 KINDS = ["nova-agent", "unix", "windows"]
@@ -68,7 +69,7 @@ def test_what_is_inside_outlives_a_shutdown_and_goes_with_the_vm(start: Start, x
     assert not inside["agent_is_alive"]
     assert inside["files"]["/x"]["content"] == "y"
     xen.VM.start(guest.ref, False, False)
-    until(lambda: guest.inside["agent_is_alive"])
+    eventually(lambda: guest.inside["agent_is_alive"])
     assert guest.connect().ask("version")[0] == "0"
 
 

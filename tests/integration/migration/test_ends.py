@@ -115,7 +115,7 @@ def test_the_vm_that_was_left_is_kept_when_the_other_one_has_vanished(rig: TwoPo
     made, done = finished(rig, "vanishing", "far")
     pause = rig.simulator.add_fault(match="VM.add_to_other_config", effect="pause", when="before")
     confirming = rig.client.confirm_migration(instance={"vm_uuid": done["vm_uuid"]}, pool="far")
-    rig.simulator.wait_for_hit(pause, 30)
+    rig.simulator.wait_for_hit(pause)
     with rig.far.session() as call:
         vm_ref = call("VM.get_by_uuid", done["vm_uuid"])
         call("VM.hard_shutdown", vm_ref)

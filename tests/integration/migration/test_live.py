@@ -75,7 +75,7 @@ def test_a_vm_is_filtered_in_the_other_pool_before_it_arrives(rig: TwoPools) -> 
     rig.done(rig.client.refresh_security_group_rules(security_group_id="web", rules=[], pool="far"))
     pause = rig.simulator.add_fault(match="Async.VM.migrate_send", effect="pause", when="before")
     moving = live(rig, made, dest={"pool": "far"})
-    rig.simulator.wait_for_hit(pause, 30)
+    rig.simulator.wait_for_hit(pause)
     rig.client.query("poll_firewall", {"pool": "far"})
     assert mac in filtered(rig)
     rig.simulator.clear_faults()

@@ -134,7 +134,7 @@ def test_a_copy_made_by_hand_while_a_disk_is_cloned_outlives_the_move(rig: TwoPo
     made = rig.add("copied", 2)
     fault = rig.simulator.add_fault(match="VDI.set_other_config", effect="pause", when="before", nth=1)
     handle = rig.migrate(made, "lab")
-    rig.simulator.wait_for_hit(fault, 30)
+    rig.simulator.wait_for_hit(fault)
     with rig.simulator.session() as call:
         by_hand = call("VDI.clone", call("VDI.get_by_uuid", made["vdis"][0]), {})
         handle.cancel()
@@ -215,7 +215,7 @@ def test_whoever_wants_the_instance_in_the_other_pool_waits_for_the_move(rig: Tw
     made = rig.add("held", 2, other_config={"vmops.instance": INSTANCE})
     pause = rig.far.add_fault(match="PUT /import_raw_vdi", nth=1, effect="pause")
     moving = rig.migrate(made)
-    rig.far.wait_for_hit(pause, 30)
+    rig.far.wait_for_hit(pause)
     destroying = rig.client.destroy(instance={"uuid": INSTANCE}, pool="far")
     eventually(lambda: destroying.record().state == State.WAITING)
     assert moving.id in (destroying.record().wait or {})["reason"]

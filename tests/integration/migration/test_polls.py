@@ -49,7 +49,7 @@ def test_a_move_to_another_pool_is_confirmed_there_once_when_it_waits_and_nothin
     assert (poll(rig, "lab"), poll(rig, "far")) == (QUIET, QUIET), "moved, and not finished"
     ending = rig.simulator.add_fault(match="VM.remove_from_other_config", nth=2, effect="pause")
     finishing = rig.finish(moved)
-    rig.simulator.wait_for_hit(ending, 30)
+    rig.simulator.wait_for_hit(ending)
     pass_time(rig)
     assert (poll(rig, "lab"), poll(rig, "far")) == (QUIET, QUIET), "the VM there says finished, its maker has not ended"
     rig.simulator.clear_faults()
@@ -58,7 +58,7 @@ def test_a_move_to_another_pool_is_confirmed_there_once_when_it_waits_and_nothin
 
     held = rig.far.add_fault(match="VM.pause", nth=1, effect="pause")
     pausing = rig.client.pause(**there)
-    rig.far.wait_for_hit(held, 30)
+    rig.far.wait_for_hit(held)
     submitted, (told,) = poll(rig, "far")
     assert (submitted, "not just waiting" in told) == ([], True)
     destroying = rig.client.destroy(**there)

@@ -150,7 +150,7 @@ def test_a_cancelled_move_is_taken_back(rig: TwoPools) -> None:
     made = rig.add("stopped", 8)
     pause = rig.far.add_fault(match="PUT /import_raw_vdi", nth=2, effect="pause", when="before")
     handle = rig.migrate(made)
-    rig.far.wait_for_hit(pause, 30)
+    rig.far.wait_for_hit(pause)
     handle.cancel()
     rig.far.clear_faults()
     assert rig.wait(handle).state == State.CANCELLED

@@ -123,7 +123,7 @@ def test_a_new_vm_is_filtered_wherever_it_may_start_and_is_not_started_before(wa
     ward.allow("web", HTTP)
     fault = ward.simulator.add_fault(match="Async.VM.start*", effect="pause", when="before")
     handle = ward.client.spawn(**spawned(ward))
-    ward.simulator.wait_for_hit(fault, 30)
+    ward.simulator.wait_for_hit(fault)
     before = [ward.objects(host) for host in range(3)]
     assert all(len(one) == 2 and "rules:web" in one for one in before)
     assert all(ward.flows(host) for host in range(3))
@@ -222,7 +222,7 @@ def test_an_interface_of_a_filtered_vm_is_filtered_before_it_is_plugged(ward: Fe
     assert "addresses" in record.error["message"]
     fault = ward.simulator.add_fault(match="VIF.plug", effect="pause", when="before")
     handle = ward.do("plug_vifs", vm, networks=[{**one, "ipv4_allowed": ["10.0.0.8"]}])
-    ward.simulator.wait_for_hit(fault, 30)
+    ward.simulator.wait_for_hit(fault)
     assert "10.0.0.8" in str(ward.objects(0))
     ward.simulator.clear_faults()
     ward.succeeded(handle)
@@ -273,7 +273,7 @@ def test_rules_are_at_the_destination_before_a_vm_is_moved_there_and_polls_leave
     fault = ward.simulator.add_fault(match="Async.VM.pool_migrate", effect="pause", when="before")
     host = ward.call("host.get_uuid", ward.hosts()[1])
     handle = ward.do("live_migrate", vm, dest={"host": host})
-    ward.simulator.wait_for_hit(fault, 30)
+    ward.simulator.wait_for_hit(fault)
     assert ward.vif(vm) in ward.objects(1)
     ward.call("VM.add_to_other_config", vm.ref, "people", "theirs")  # the poll has something to look at
     ward.client.poll_firewall()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.simulator import Client, SimulatorProcess
@@ -67,10 +65,3 @@ class Pool:
     def root(self) -> Path:
         """The private root of the master."""
         return Path(self.dom0()["root"])
-
-
-def wait_for(claim: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not claim():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

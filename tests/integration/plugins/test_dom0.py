@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.plugins.support import PATIENCE_S, Pool, wait_for
+from tests.integration.plugins.support import PATIENCE_S, Pool
 from tests.support.simulator import SimulatorProcess
+from tests.support.worker import eventually
 from tests.unit.simulator.dom0_support import WireClient
 
 READ, WRITE, WATCH = 2, 11, 4
@@ -61,7 +62,7 @@ def test_the_tree_of_a_vm_follows_its_domain(pool: Pool, running: dict[str, Any]
     assert read(wire, f"/local/domain/{old}/name") == b"ENOENT\0"
     assert read(wire, f"/local/domain/{new}/name") == b"guest one"
     assert read(wire, f"/local/domain/{new}/unique-domain-id") != unique
-    wait_for(lambda: "suspend" in pool.client("VM.get_allowed_operations", vm_ref))
+    eventually(lambda: "suspend" in pool.client("VM.get_allowed_operations", vm_ref))
     pool.client("VM.suspend", vm_ref)
     assert read(wire, f"/local/domain/{new}/name") == b"ENOENT\0"
     pool.client("VM.resume", vm_ref, False, False)
@@ -97,13 +98,13 @@ def test_xenstore_data_of_a_vm_reaches_its_domain(pool: Pool, wire: WireClient) 
 
 def test_a_guest_that_boots_fills_its_console_log(pool: Pool, running: dict[str, Any]) -> None:
     log = pool.root / f"var/log/xen/console.{running['domid']}.log"
-    wait_for(lambda: log.exists() and log.read_bytes().endswith(b"guest-one login: "))
+    eventually(lambda: log.exists() and log.read_bytes().endswith(b"guest-one login: "))
     assert log.read_bytes().startswith(b"[    0.000000] Linux version")
     pool.simulator.control("POST", f"guests/{running['uuid']}", {"console": "panic: ä\x1b[31m\n"})
     assert log.read_bytes().endswith(b"login: panic: \xc3\xa4\x1b[31m\n")
     pool.client("VM.hard_reboot", running["ref"])
     fresh = pool.root / f"var/log/xen/console.{pool.client('VM.get_domid', running['ref'])}.log"
-    wait_for(lambda: fresh.exists() and fresh.read_bytes().endswith(b"login: "))
+    eventually(lambda: fresh.exists() and fresh.read_bytes().endswith(b"login: "))
     assert log.exists()
 
 
@@ -111,7 +112,7 @@ def test_xenstore_says_where_consoles_are_logged(pool: Pool, running: dict[str, 
     domid = running["domid"]
     path = f"/local/logconsole/{domid}".encode()
     log = pool.root / f"var/log/xen/console.{domid}.log"
-    wait_for(lambda: log.exists() and log.read_bytes().endswith(b"login: "))
+    eventually(lambda: log.exists() and log.read_bytes().endswith(b"login: "))
     wire.ask(WRITE, path + b"\0/tmp/own")
     pool.simulator.control("POST", f"guests/{running['uuid']}", {"console": "elsewhere"})
     assert (pool.root / "tmp/own").read_bytes() == b"elsewhere"
@@ -134,7 +135,7 @@ def test_the_state_of_a_pool_keeps_logs_and_domains(tmp_path: Path) -> None:
             host_ref = client("host.get_all")[0]
             pool = Pool(simulator, client, tmp_path)
             log = pool.root / "var/log/xen/console.1.log"
-            wait_for(lambda: log.exists() and log.read_bytes().endswith(b"login: "))
+            eventually(lambda: log.exists() and log.read_bytes().endswith(b"login: "))
             before = log.read_bytes()
         simulator.kill_process()
         simulator.start()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.plugins.support import PATIENCE_S, Pool, wait_for
+from tests.integration.plugins.support import PATIENCE_S, Pool
 from tests.support.simulator import SimulatorProcess
+from tests.support.worker import eventually
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def hang(pool: Pool, folder: Path) -> tuple[str, Path]:
     begun, go = folder / "begun", folder / "go"
     arguments = {"begun": str(begun), "go": str(go)}
     task_ref = pool.client("Async.host.call_plugin", pool.host_ref, pool.raw("hanging", HANGING), "main", arguments)
-    wait_for(begun.exists)
+    eventually(begun.exists)
     return task_ref, go
 
 
@@ -97,7 +98,7 @@ def test_a_process_that_a_plugin_leaves_behind_is_not_waited_for(pool: Pool, tmp
     )
     assert pool.call(name, go=str(tmp_path / "go"), done=str(tmp_path / "done")) == "left one behind"
     (tmp_path / "go").touch()
-    wait_for((tmp_path / "done").exists)
+    eventually((tmp_path / "done").exists)
 
 
 def test_a_script_outlives_the_toolstack_that_started_it(tmp_path: Path) -> None:
@@ -107,10 +108,10 @@ def test_a_script_outlives_the_toolstack_that_started_it(tmp_path: Path) -> None
             name = pool.raw("surviving", HANGING + 'open(args["done"], "w").close()\n')
             files = {key: str(tmp_path / key) for key in ("begun", "go", "done")}
             client("Async.host.call_plugin", pool.host_ref, name, "main", files)
-            wait_for((tmp_path / "begun").exists)
+            eventually((tmp_path / "begun").exists)
             simulator.kill()
         (tmp_path / "go").touch()
-        wait_for((tmp_path / "done").exists)
+        eventually((tmp_path / "done").exists)
 
 
 def test_a_hanging_script_does_not_outlive_the_simulator(tmp_path: Path) -> None:
@@ -122,10 +123,10 @@ def test_a_hanging_script_does_not_outlive_the_simulator(tmp_path: Path) -> None
             )
             arguments = {"begun": str(tmp_path / "begun"), "go": str(tmp_path / "never")}
             client("Async.host.call_plugin", pool.host_ref, pool.raw("stuck", body), "main", arguments)
-            wait_for(lambda: (tmp_path / "begun").exists() and bool((tmp_path / "begun").read_text(encoding="utf-8")))
+            eventually(lambda: (tmp_path / "begun").exists() and bool((tmp_path / "begun").read_text(encoding="utf-8")))
             pid = int((tmp_path / "begun").read_text(encoding="utf-8"))
         assert simulator.stop() == 0
-        wait_for(lambda: not Path(f"/proc/{pid}").exists())
+        eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
 # -- hosts

@@ -100,7 +100,7 @@ class Ward(Rig):
         """Carry an operation out on the VM and return its result."""
         return self.succeeded(self.do(name, vm, **fields))
 
-    def succeeded(self, handle: Handle, timeout_s: float = 30) -> Any:
+    def succeeded(self, handle: Handle, timeout_s: float = 60) -> Any:
         """Wait for success; return the result."""
         record = self.wait(handle, timeout_s)
         assert record.state == State.SUCCEEDED, (record.state, record.error, self.history(handle))

@@ -122,7 +122,7 @@ def test_a_copy_made_by_hand_while_an_image_was_cloned_became_a_servers_disk(war
     (image,) = cached_images(ward, picture.id)
     fault = ward.simulator.add_fault(match="VDI.remove_from_other_config", effect="pause", when="before", nth=1)
     handle = ward.client.spawn(**request_for(picture.id))
-    ward.simulator.wait_for_hit(fault, 30)
+    ward.simulator.wait_for_hit(fault)
     with ward.simulator.session() as call:
         by_hand = call("VDI.get_uuid", call("VDI.clone", call("VDI.get_by_uuid", image["uuid"]), {}))
     ward.kill_worker()

@@ -142,7 +142,7 @@ def test_what_xapi_forgets_in_the_middle_is_done_again(ward: Ward, picture: Pict
     ward.simulator.control("POST", "xapi", {"action": "flush"})
     fault = ward.simulator.add_fault(match="Async.VM.start", effect="pause", when="before", nth=1)
     handle = rescue(ward, patient, picture)
-    ward.simulator.wait_for_hit(fault, 30)
+    ward.simulator.wait_for_hit(fault)
     ward.simulator.kill()
     ward.simulator.clear_faults()
     ward.succeeded(handle)
@@ -225,7 +225,7 @@ def test_a_cancelled_rescue_leaves_the_instance_as_it_was(ward: Ward, picture: P
     patient = new_patient(ward)
     fault = ward.simulator.add_fault(match=call, effect="pause", when="after", nth=1)
     handle = rescue(ward, patient, picture)
-    ward.simulator.wait_for_hit(fault, 30)
+    ward.simulator.wait_for_hit(fault)
     handle.cancel()
     ward.simulator.clear_faults()
     assert ward.wait(handle).state == State.CANCELLED

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.official import until, vif_record
+from tests.support.official import vif_record
 from tests.support.simulator import vm_record
+from tests.support.worker import eventually
 
 OPTIONS = ("--vms", "0", "--guest-writes", "0", "--boot-time", "10ms")
 
@@ -34,7 +35,7 @@ class Shortcuts:
         vif_ref = self.xen.VIF.create(vif_record(vm_ref, network_ref or self.network_of("eth0")))
         if runs:
             self.xen.VM.start(vm_ref, False, False)
-            until(lambda: self.xen.VM_guest_metrics.get_os_version(self.xen.VM.get_guest_metrics(vm_ref)))
+            eventually(lambda: self.xen.VM_guest_metrics.get_os_version(self.xen.VM.get_guest_metrics(vm_ref)))
         return vm_ref, vif_ref
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tests.integration.simulator_network.support import OPTIONS, Shortcuts
-from tests.support.official import NULL, connected, refused, until, vif_record
+from tests.support.official import NULL, connected, refused, vif_record
 from tests.support.simulator import SimulatorProcess, vm_record
+from tests.support.worker import eventually
 
 
 def test_a_vif_has_the_mac_of_its_vm_and_position_or_the_given_one(xen: Any, pool: Shortcuts) -> None:
@@ -36,7 +37,7 @@ def test_an_interface_is_plugged_and_unplugged_while_its_vm_runs(xen: Any, pool:
     vm_ref, vif_ref = pool.vm()
     assert refused(xen.VIF.plug, vif_ref) == ["VM_BAD_POWER_STATE", vm_ref, "running", "halted"]
     xen.VM.start(vm_ref, False, False)
-    until(lambda: xen.VM_guest_metrics.get_PV_drivers_version(xen.VM.get_guest_metrics(vm_ref)))
+    eventually(lambda: xen.VM_guest_metrics.get_PV_drivers_version(xen.VM.get_guest_metrics(vm_ref)))
     assert refused(xen.VIF.plug, vif_ref) == ["DEVICE_ALREADY_ATTACHED", vif_ref]
     assert refused(xen.VIF.destroy, vif_ref)[0] == "OPERATION_NOT_ALLOWED"
     xen.VIF.unplug(vif_ref)

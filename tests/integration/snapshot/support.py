@@ -128,14 +128,14 @@ class Lab(Rig):
         record = handle.record()
         assert reason in str((record.wait or {}).get("reason")), (record.state, record.wait, record.error)
 
-    def succeeded(self, handle: Handle, timeout_s: float = 30) -> list[dict[str, Any]]:
+    def succeeded(self, handle: Handle, timeout_s: float = 60) -> list[dict[str, Any]]:
         """Wait for success; return what was pushed."""
         record = self.wait(handle, timeout_s)
         assert record.state == State.SUCCEEDED, (record.state, record.error, self.history(handle))
         images: list[dict[str, Any]] = record.result["images"]
         return images
 
-    def refused(self, handle: Handle, code: str, state: State = State.FAILED, timeout_s: float = 30) -> str:
+    def refused(self, handle: Handle, code: str, state: State = State.FAILED, timeout_s: float = 60) -> str:
         """Wait for the end with this error; return its text."""
         record: Record = self.wait(handle, timeout_s)
         assert (record.state, (record.error or {}).get("code")) == (state, code), (record.state, record.error)

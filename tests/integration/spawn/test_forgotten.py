@@ -27,7 +27,7 @@ def test_a_vm_that_xapi_has_forgotten_is_made_again(own: Rig, call: str) -> None
     own.add_vm("other")  # the pool's database is written to disk
     fault = own.simulator.add_fault(match=call, effect="pause", when="before", nth=1)
     handle = spawn(own, picture.id)
-    own.simulator.wait_for_hit(fault, 30)
+    own.simulator.wait_for_hit(fault)
     own.simulator.kill()
     own.simulator.clear_faults()
     assert_spawned(own, handle, picture)
@@ -39,7 +39,7 @@ def test_an_image_that_was_dropped_while_it_was_to_be_cloned_is_fetched_again(ow
     succeeded(own, spawn(own, picture.id))
     fault = own.simulator.add_fault(match="VDI.clone", effect="pause", when="before", nth=1)
     handle = spawn(own, picture.id)
-    own.simulator.wait_for_hit(fault, 30)
+    own.simulator.wait_for_hit(fault)
     (image,) = cached_images(own, picture.id)
     with own.simulator.session() as call:
         call("VDI.destroy", call("VDI.get_by_uuid", image["uuid"]))

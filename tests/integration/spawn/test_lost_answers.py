@@ -82,7 +82,7 @@ def test_a_cancelled_spawn_leaves_nothing(rig: Rig) -> None:
     picture = put_image(rig)
     fault = rig.simulator.add_fault(match="VBD.create", effect="pause", when="after", nth=1)
     handle = spawn(rig, picture.id)
-    rig.simulator.wait_for_hit(fault, 30)
+    rig.simulator.wait_for_hit(fault)
     handle.cancel()
     rig.simulator.clear_faults()
     assert rig.wait(handle).state == State.CANCELLED

@@ -204,7 +204,7 @@ def test_the_clone_that_somebody_made_of_a_config_drive_survives(rig: Rig) -> No
     rig.simulator.add_fault(match="Async.VM.start", effect="failure", error=["PERMISSION_DENIED", "not today"])
     fault = rig.simulator.add_fault(match="VM.create", effect="pause", nth=1)
     handle = spawn(rig, picture.id, config_drive={})
-    rig.simulator.wait_for_hit(fault, 30)
+    rig.simulator.wait_for_hit(fault)
     with rig.simulator.session() as call:
         (drive_ref,) = [ref for ref, rec in records(rig, "VDI").items() if is_drive_of(handle, rec)]
         clone_ref = call("VDI.clone", drive_ref, {})

@@ -63,7 +63,7 @@ def test_a_spawn_is_one_of_the_pools_builds_until_it_ends(rig: Rig) -> None:
     picture = put_image(rig)
     fault = rig.simulator.add_fault(match="Async.VM.start", effect="pause", nth=1)
     handle = spawn(rig, picture.id)
-    rig.simulator.wait_for_hit(fault, 30)
+    rig.simulator.wait_for_hit(fault)
     assert rig.client.journal.open_holds()["lab:builds"] == [handle.id]
     rig.simulator.clear_faults()
     assert_spawned(rig, handle, picture)
@@ -75,7 +75,7 @@ def test_of_two_spawns_of_one_name_the_second_is_refused(rig: Rig) -> None:
     name = f"twin-{uuid4().hex[:8]}"
     fault = rig.simulator.add_fault(match="VM.create", effect="pause", nth=1)
     first = spawn(rig, picture.id, instance={"name": name})
-    rig.simulator.wait_for_hit(fault, 30)
+    rig.simulator.wait_for_hit(fault)
     second = spawn(rig, picture.id, instance={"name": name})
     eventually(lambda: "in use" in str(second.record().wait), 20)
     rig.simulator.clear_faults()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from simulator.dom0 import sockets, tree
 from simulator.dom0.sockets import UnixListener
 from simulator.dom0.xenstore import XenStore
+from tests.support.worker import eventually
 from tests.unit.simulator.dom0_support import ERROR, HEADER, WireClient, served
 
 DIRECTORY, READ, GET_PERMS, WATCH, UNWATCH, START, END = 1, 2, 3, 4, 5, 6, 7
@@ -38,13 +38,6 @@ def address(store: XenStore, tmp_path: Path) -> Iterator[Path]:
 def client(address: Path) -> Iterator[WireClient]:
     with WireClient(address) as client:
         yield client
-
-
-def wait_for(claim: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not claim():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +164,7 @@ def test_a_client_that_goes_leaves_no_watch_and_no_transaction(address: Path, st
     with WireClient(address) as client:
         client.ask(WATCH, b"/a\0t\0")
         client.ask(START, b"\0")
-    wait_for(lambda: not store._watches and not store._transactions)
+    eventually(lambda: not store._watches and not store._transactions)
 
 
 def test_reset_watches_forgets_all(client: WireClient, store: XenStore) -> None:
@@ -209,7 +202,7 @@ def test_a_client_that_never_reads_its_events_is_cut_off_and_holds_nobody_up(add
             store.write("/a/b", str(number))
             if not store._watches:
                 break
-        wait_for(lambda: not store._watches)
+        eventually(lambda: not store._watches)
 
 
 def test_many_clients_at_once_get_their_own_answers(address: Path) -> None:
