@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import guard, rabbitmq, servers
 from tests.support.servers import RedisServer
@@ -17,6 +18,9 @@ from tests.support.simulator import Client, SimulatorProcess
 def pytest_configure() -> None:
     """Install the guards before any test module is imported."""
     guard.install()
+    # How quickly examples are made says how busy the machine is.
+    settings.register_profile("vmops", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("vmops")
     # A run in the background of a shell ignores SIGINT, and would hand that on to the commands under test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     servers.mark_children()
