@@ -24,7 +24,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && python -m pip uninstall --yes pip \
  && useradd --uid 1000 --create-home --home-dir /home/vmops vmops \
- && install -d -o vmops -g vmops /var/lib/vmops /var/lib/vmops/images /var/lib/vmops/beat /var/lib/vmops/simulator
+ && install -d -o vmops -g vmops /var/lib/vmops /var/lib/vmops/images /var/lib/vmops/work /var/lib/vmops/beat /var/lib/vmops/simulator
 COPY --from=build /opt/vmops /opt/vmops
 COPY config/ /etc/vmops/
 ENV PATH=/opt/vmops/bin:/usr/local/bin:/usr/bin:/bin \
