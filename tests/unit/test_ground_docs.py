@@ -13,7 +13,8 @@ import pytest
 from tests.support.compose import ROOT
 from worker.settings import PoolSettings, Settings
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "dom0/README.md", "benchmarks/README.md"))]
+PAGES += [*sorted((ROOT / "docs").rglob("*.md"))]
 CHECKED = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 #: Markers of what `make test` leaves out, in the order of its option.
