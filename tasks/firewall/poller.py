@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from celery.utils.log import get_task_logger
 
 from tasks.parts import filtering
-from worker.errors import XenAPIFailure
+from worker.errors import PoolUnreachable, XenAPIFailure
 from worker.network.desired import ADDRESSES_KEY, groups_of
 from worker.network.enforcement import Backend, Enforcer
 from worker.network.groups import Groups
@@ -34,6 +34,8 @@ _TOKEN, _TOKEN_FOR_S = "token", 3600.0
 _LATELY, _LATELY_S = "looked", 15.0
 #: Between two looks there are so many times as long as one took, whatever happens to filtered VMs.
 _REST, _REST_TIMES = "rest", 2.0
+#: A pool that did not answer is left alone for a while: each try keeps a slot of a worker busy.
+_AWAY = "away"
 
 Report = dict[str, Any]
 
@@ -46,12 +48,22 @@ class FirewallPoll(Request):
 
 @query("poll_firewall", FirewallPoll, is_quiet=True)
 def poll_firewall(pool: Session, groups: Groups, enforcer: Enforcer, settings: Settings) -> Report:
-    """Let the hosts of a pool have the rules of their VMs; tell which were changed, and what failed where."""
+    """Let the hosts of a pool have the rules of their VMs; tell which were changed, and what failed where.
+
+    Raises as `Session.call`; PoolUnreachable also when the pool did not answer a moment ago.
+    """
     if not groups.is_used() or settings.pools[pool.pool_name].firewall in {Backend.LOCK, Backend.NONE}:
         return {"hosts": [], "failures": {}}
+    away = groups.kept(_AWAY)
+    if away:
+        raise PoolUnreachable(away)
     runtime = current()
     with singleton(runtime, f"{runtime.journal.prefix}:poll_firewall:{pool.pool_name}") as alone:
-        return _tick(pool, groups, enforcer, settings) if alone else {"hosts": [], "failures": {}}
+        try:
+            return _tick(pool, groups, enforcer, settings) if alone else {"hosts": [], "failures": {}}
+        except PoolUnreachable as error:
+            groups.keep(_AWAY, str(error), _LATELY_S)
+            raise
 
 
 def _tick(pool: Session, groups: Groups, enforcer: Enforcer, settings: Settings) -> Report:

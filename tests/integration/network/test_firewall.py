@@ -12,6 +12,7 @@ from tests.integration.power.support import VM
 from tests.support.fenced import CALL, HTTP, SSH, Fenced
 from tests.support.spawning import put_image, request_for
 from tests.support.worker import eventually
+from worker.errors import PoolUnreachable
 from worker.operations.states import State
 
 
@@ -210,6 +211,21 @@ def test_news_of_a_filtered_vm_are_looked_at_at_once_and_others_later(ward: Fenc
     eventually(lambda: looks_after(ward, stranger) == 0)
     ward.groups().drop("looked")
     eventually(lambda: looks_after(ward, stranger) == 1)
+
+
+@pytest.mark.matrix
+def test_a_pool_that_does_not_answer_is_left_alone_for_a_while(ward: Fenced) -> None:
+    ward.allow("web", HTTP)
+    ward.simulator.add_fault(match="event.from", effect="reset", when="before")
+    with pytest.raises(PoolUnreachable, match=r"does not answer event\.from"):
+        ward.client.poll_firewall()
+    ward.simulator.clear_faults()
+    ward.simulator.reset_stats()
+    with pytest.raises(PoolUnreachable, match=r"does not answer event\.from"):
+        ward.client.poll_firewall()
+    assert "event.from" not in ward.simulator.calls()
+    ward.groups().drop("away")
+    assert ward.client.poll_firewall()["failures"] == {}
 
 
 @pytest.mark.matrix
