@@ -22,6 +22,7 @@ from simulator.server import Server
 from simulator.settings import SimulatorSettings
 
 _FILES = 16384
+_LAST_PORT = 65535
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -45,19 +46,30 @@ def parse_rate(text: str) -> float:
     return float(text.removesuffix("/s"))
 
 
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port: `127.0.0.1:8080`, `[::1]:0`."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT with a port from 0 to {_LAST_PORT}")
+    return host.strip("[]"), int(port)
+
+
+def read_password(path: str) -> str:
+    """Return what the file at `path` holds, without the line's end."""
+    try:
+        password = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {reason}") from None
+    if not password:
+        raise argparse.ArgumentTypeError(f"{path} is empty")
+    return password
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vmops simulate", description="A XenServer pool on the wire, for tests.")
+    _add_access(parser)
     add = parser.add_argument
-    add("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="address to serve; port 0 takes a free one")
-    add(
-        "--member-address",
-        action="append",
-        default=[],
-        metavar="A",
-        help="address of the second host, and so on; default on the loopback: 127.0.0.2 and so on",
-    )
-    add("--user", default="root", help="XenAPI user")
-    add("--password-file", type=Path, required=True, metavar="F", help="file that holds the password")
     add("--hosts", type=int, default=1, metavar="N", help="hosts in the pool")
     add("--vms", type=int, default=0, metavar="N", help="running VMs to begin with")
     add("--vm-disk-size", type=parse_size, default=64 << 20, metavar="SIZE", help="root disk of those VMs (64M)")
@@ -107,6 +119,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--listen",
+        type=parse_address,
+        default="127.0.0.1:8080",
+        metavar="HOST:PORT",
+        help="address to serve; port 0 takes a free one",
+    )
+    add(
+        "--member-address",
+        action="append",
+        default=[],
+        metavar="A",
+        help="address of the second host, and so on; default on the loopback: 127.0.0.2 and so on",
+    )
+    add("--user", default="root", help="XenAPI user")
+    add(
+        "--password-file",
+        type=read_password,
+        required=True,
+        dest="password",
+        metavar="F",
+        help="file that holds the password",
+    )
+
+
 def _add_times(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--boot-time", type=parse_duration, default=0.5, metavar="TIME", help="until a guest reports (500ms)")
@@ -120,13 +159,13 @@ def _add_times(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(options: argparse.Namespace, state_dir: Path) -> SimulatorSettings:
-    host, _, port = options.listen.rpartition(":")
+    host, port = options.listen
     return SimulatorSettings(
         user=options.user,
-        password=options.password_file.read_text(encoding="utf-8").strip(),
+        password=options.password,
         state_dir=state_dir,
-        host=host.strip("[]"),
-        port=int(port),
+        host=host,
+        port=port,
         member_addresses=tuple(options.member_address),
         hosts=options.hosts,
         vms=options.vms,
