@@ -103,7 +103,7 @@ class Transfers:
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self.bytes_per_s: float | None = None
-        """Speed limit of each transfer; None for none."""
+        """Speed limit of each transfer, and of each copy within the pool; None for none."""
 
     def running(self) -> list[dict[str, Any]]:
         """Return what is under way."""
@@ -125,10 +125,12 @@ class Transfers:
                 self._cut(transfer, fault)
                 raise Cut
             self._pool.faults.hold(fault)
+        self.keep_to_limit(transfer.started, transfer.moved)
+
+    def keep_to_limit(self, started: float, moved: int) -> None:
+        """Wait as long as what has moved so many bytes since `started` is ahead of the speed limit."""
         if self.bytes_per_s:
-            ahead_s = transfer.moved / self.bytes_per_s - (time.monotonic() - transfer.started)
-            if ahead_s > 0:
-                time.sleep(ahead_s)
+            time.sleep(max(0.0, moved / self.bytes_per_s - (time.monotonic() - started)))
 
     @contextlib.contextmanager
     def registered(self, transfer: Transfer) -> Iterator[None]:

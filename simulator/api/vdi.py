@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -260,9 +261,10 @@ def copy_content(ctx: Context, source: Row, target: Row, base: Row | None = None
         disks.refresh(ctx.pool, target)
         return
     reader, writer = ctx.pool.repository_of(source), ctx.pool.repository_of(target)
-    size = source["virtual_size"]
+    size, started = source["virtual_size"], time.monotonic()
     with storage():
         for offset in range(0, size, _COPY_CHUNK):
+            ctx.pool.transfers.keep_to_limit(started, offset)
             ctx.pool.tasks.check_cancelled(ctx.task)
             data = reader.read(source["uuid"], offset, min(_COPY_CHUNK, size - offset))
             if data.count(0) != len(data):

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any
 
 from tasks.migration.request import MigrateRequest
-from tasks.migration.target import discard_targets, end_exports
+from tasks.migration.target import begin_anew, discard_targets, end_copies, end_exports
 from tasks.parts import power
 from tasks.parts.migrated import CARRIED, LOCKS, MOVED, MOVING, Mark, left_name, lock_text, locks_of
 from worker.errors import GuestUnable, InstanceNotFound, WrongPowerState, XenAPIFailure
 from worker.operations.definition import step
 from worker.operations.op import Op
-from worker.operations.wait import Redo, Until, Wait
+from worker.operations.wait import Until, Wait
 from worker.resources import Pools
 from worker.retry import Kind, kind_of
 from worker.settings import Settings
@@ -82,9 +81,10 @@ def mark_source(op: Op, pool: Session) -> None:
 
 
 def power_on_again(op: Op, pool: Session) -> None:
-    """Let the VM be started again, and start it if it ran."""
+    """Let the VM be started again, and start it if it ran. Its disks are free when they are copied no more."""
     if "power_before" not in op.data:
         return
+    end_copies(op, pool)
     was_asked = _CLEAN in op.data.get("begun", {})
     if was_asked:
         xapi_task.cancel(pool, op.data["begun"][_CLEAN])
@@ -192,14 +192,4 @@ def _check_targets(op: Op, there: Session) -> None:
     records = event.records(there, [f"VDI/{disk['target']['vdi_ref']}" for disk in op.data["disks"]])
     lost = [disk for disk in op.data["disks"] if ("vdi", disk["target"]["vdi_ref"]) not in records]
     if lost:
-        forget(op, lost)
-        raise Redo("take_snapshot", "a disk at the destination has vanished: XAPI lost its last minutes")
-
-
-def forget(op: Op, disks: list[dict[str, Any]]) -> None:
-    """Let disks be moved anew."""
-    for disk in disks:
-        for key in ("target", "sent", "has_base", "bytes"):
-            disk.pop(key, None)
-        disk["pushed"] = disk["transport"] == "clone"
-    op.remember(disks=op.data["disks"])
+        begin_anew(op, lost, "a disk at the destination has vanished: XAPI lost its last minutes")

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from tasks.parts.calls import carry_out, destroy
+from tasks.parts.calls import carry_out, destroy, ended
 from tasks.parts.instances import OPERATION
 from tasks.parts.lost import await_lost, intend
 from tasks.parts.migrated import MADE_FROM
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CREATE, CLONE = "VDI.create", "VDI.clone"
+_COPYING = "copy "
 Disk = dict[str, Any]
 """What the steps know of a disk: tasks.migration.check, and here target, has_base, sent, bytes."""
 
@@ -164,10 +165,36 @@ def end_exports(op: Op, pool: Session) -> None:
 # -- within a pool
 
 
-def copy_into(op: Op, pool: Session, source_ref: str, vdi_ref: str, base_ref: str | None = None) -> None:
-    """Let XAPI copy a disk, or its difference from `base_ref`, into another one. Raises Wait."""
+def copy_into(op: Op, pool: Session, disk: Disk, source_ref: str, base_ref: str | None = None) -> None:
+    """Let XAPI copy a disk, or its difference from `base_ref`, into the target of `disk`.
+
+    A copy that nobody has seen the end of may go on in XAPI, and write over what comes after it: then the disk is begun
+    anew, with another target. Raises Wait, Redo.
+    """
+    vdi_ref = disk["target"]["vdi_ref"]
+    name = f"{_COPYING}{source_ref} into {vdi_ref}"
+    if name not in op.data.get("begun", {}):
+        if disk.get("copying"):
+            begin_anew(op, [disk], f"nobody knows how the copying of disk {disk['userdevice']} has ended")
+        disk["copying"] = True
+        op.remember(disks=op.data["disks"])
     begin = partial(vdi.start_copy_into, pool, source_ref, vdi_ref, base_ref)
-    carry_out(op, pool, f"copy {source_ref} into {vdi_ref}", begin, "the pool is copying a disk")
+    try:
+        carry_out(op, pool, name, begin, "the pool is copying a disk")
+    except XenAPIFailure:
+        disk["copying"] = False
+        op.remember(disks=op.data["disks"])
+        raise
+    disk["copying"] = False  # written down with what the caller says of the disk
+
+
+def end_copies(op: Op, pool: Session) -> None:
+    """Have the pool give up the copies that are under way. Raises Wait until it has."""
+    begun = op.data.get("begun", {})
+    for name in [name for name in begun if name.startswith(_COPYING)]:
+        xapi_task.cancel(pool, begun[name])
+        ended(pool, begun.pop(name), "the pool gives up copying a disk")
+        op.remember(begun=begun)
 
 
 def make_clone(op: Op, pool: Session, disk: Disk) -> None:
@@ -233,7 +260,13 @@ def still_there(op: Op, disk: Disk) -> Iterator[None]:
     except XenAPIFailure as error:
         if kind_of(error) is not Kind.GONE:
             raise
-        for key in ("target", "has_base", "sent"):
+        begin_anew(op, [disk], f"what was made of disk {disk['userdevice']} is gone ({error})")
+
+
+def begin_anew(op: Op, disks: list[Disk], reason: str) -> NoReturn:
+    """Let disks be moved anew. Raises Redo."""
+    for disk in disks:
+        for key in ("target", "has_base", "sent", "copying", "bytes"):
             disk.pop(key, None)
-        op.remember(disks=op.data["disks"])
-        raise Redo("take_snapshot", f"what was made of disk {disk['userdevice']} is gone ({error})") from error
+    op.remember(disks=op.data["disks"])
+    raise Redo("take_snapshot", reason)

@@ -15,6 +15,7 @@ from tasks.migration.target import (
     Watch,
     begin_import,
     copy_into,
+    end_copies,
     exported,
     local_disk,
     make_clone,
@@ -30,7 +31,7 @@ from worker.settings import Settings
 from worker.xenapi.session import Session
 
 
-@step(queue="transfers", weight=60)
+@step(undo=end_copies, queue="transfers", weight=60)
 def send_base(op: Op, pool: Session, pools: Pools, settings: Settings) -> None:
     """Bring each disk's snapshot over while the VM runs. One that has arrived whole is not sent again."""
     there = pools(op.data["there"])
@@ -65,7 +66,7 @@ def _copy_base(op: Op, pool: Session, there: Session, disk: Disk) -> None:
         new_target(op, there, disk, disk["size"])
         disk["copied_from"] = disk["snapshot_ref"]
         op.remember(disks=op.data["disks"])
-    copy_into(op, pool, disk["snapshot_ref"], disk["target"]["vdi_ref"])
+    copy_into(op, pool, disk, disk["snapshot_ref"])
 
 
 def _fetch_base(op: Op, pool: Session, disk: Disk, settings: Settings, watch: Watch) -> None:
@@ -97,7 +98,7 @@ def send_difference(op: Op, pool: Session, pools: Pools, settings: Settings) -> 
             if disk["transport"] == CLONE:
                 make_clone(op, pool, disk)
             elif disk["transport"] == COPY:
-                copy_into(op, pool, disk["vdi_ref"], disk["target"]["vdi_ref"], disk["snapshot_ref"])
+                copy_into(op, pool, disk, disk["vdi_ref"], disk["snapshot_ref"])
             elif disk["transport"] == SHRINK:
                 _send_small(op, pool, there, disk, settings, watch)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,6 +48,15 @@ class TwoPools(Rig):
     def at(self, name: str) -> SimulatorProcess:
         """Return a pool by its name."""
         return {"lab": self.simulator, "far": self.far}[name]
+
+    @cached_property
+    def other_sr_uuid(self) -> str:
+        """A second storage repository of pool lab: disks go there from the first one by VDI.copy."""
+        with self.simulator.session() as call:
+            sr_ref = call("SR.create", call("host.get_all")[0], {}, "0", "other", "", "nfs", "user", True, {})
+            uuid: str = call("SR.get_uuid", sr_ref)
+        self.simulator.control("POST", "xapi", {"action": "flush"})
+        return uuid
 
     # -- operations
 

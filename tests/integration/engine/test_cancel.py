@@ -40,6 +40,14 @@ def test_a_waiting_operation_stops_at_once(running_toys: Toys) -> None:
     assert running_toys.undone(handle) == ["first"]
 
 
+def test_a_step_that_is_asked_to_stop_and_then_waits_does_not_wait(running_toys: Toys) -> None:
+    handle = running_toys.client.submit("watch_toy", {"look_s": 1.0})
+    running_toys.await_state(handle, State.RUNNING)
+    handle.cancel()
+    with pytest.raises(OperationFailed, match="cancelled on request"):
+        handle.wait(30)  # the next look is in ten minutes
+
+
 def test_an_operation_that_no_worker_has_seen_yet_is_never_begun(running_toys: Toys) -> None:
     busy = [running_toys.submit(sleep_s=1.5) for _ in range(3)]
     for one in busy:

@@ -38,6 +38,8 @@ else
 end
 if spec.place == 'waiting' then
   local due = now + spec.due_in_ms
+  local asked = redis.call('HMGET', op, 'direction', 'cancel')
+  if asked[1] == 'run' and asked[2] then due = now end -- to stop, while the step was at it
   if spec.hold > 0 then
     local list = KEYS[FIRST_HOLD - 1 + spec.hold]
     local place = redis.call('LPOS', list, id)
