@@ -5,6 +5,9 @@ It has the calls that this disk's way adds; those of the other disk, of marking 
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import pytest
 
 from tests.crash.matrix import Accident, Matrix
