@@ -260,9 +260,9 @@ class Members(XenStoreMembers):
         answer: list[dict[str, Any]] = self.query("get_host_plugins", fields)
         return answer
 
-    def get_worker_tools(self: Client, **fields: Any) -> dict[str, str | None]:
-        """Tell which programs of its machine a worker finds."""
-        answer: dict[str, str | None] = self.query("get_worker_tools", fields)
+    def get_worker(self: Client, **fields: Any) -> dict[str, Any]:
+        """Tell what a worker has and reaches: programs, the image store, how its clock goes."""
+        answer: dict[str, Any] = self.query("get_worker", fields)
         return answer
 
     def get_vnc_console(self: Client, *, instance: Instance, **fields: Any) -> dict[str, Any]:

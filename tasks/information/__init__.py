@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tasks.information import bandwidth, console, diagnostics, domains, hosts, listing, output, tools
+from tasks.information import bandwidth, console, diagnostics, domains, hosts, listing, output, worker_state
 
-__all__ = ["bandwidth", "console", "diagnostics", "domains", "hosts", "listing", "output", "tools"]
+__all__ = ["bandwidth", "console", "diagnostics", "domains", "hosts", "listing", "output", "worker_state"]

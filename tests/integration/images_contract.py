@@ -99,6 +99,11 @@ class ImageStoreContract:
     def store(self, address: str) -> ImageStore:
         return open_store(Settings(image_store=address))
 
+    def test_a_probe_of_a_sound_store_says_nothing(self, store: ImageStore) -> None:
+        store.probe()
+        new_image(store)
+        store.probe()
+
     # -- records ---------------------------------------------------------------------------------------------------
 
     def test_a_new_image_is_queued_and_described_as_given(self, store: ImageStore) -> None:

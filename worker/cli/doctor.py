@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Level = Literal["good", "note", "bad"]
 _ANSWER_S = 40.0
+#: Half of what beat allows for clocks that run apart (worker.app): beyond that, its ticks expire unseen.
+_MOST_APART_S = 30.0
 _NO_PACK = (
     "get_console_output, what needs the agent in the guest, live XenStore records, kernel files and the firewall are "
     "refused there"
@@ -80,7 +82,28 @@ def _pool(vmops: VMOps, pool: str) -> Iterator[Finding]:
         return
     yield Finding("pool", pool, "good", f"answers; {len(hosts)} host{'s' if len(hosts) > 1 else ''}")
     yield from (_host(pool, one) for one in hosts)
-    yield _tools(pool, vmops.query("get_worker_tools", {"pool": pool}, timeout_s=_ANSWER_S))
+    yield from _worker(pool, vmops.query("get_worker", {"pool": pool}, timeout_s=_ANSWER_S))
+
+
+def _worker(pool: str, found: dict[str, Any]) -> Iterator[Finding]:
+    """Judge what a worker of the pool finds on its machine and from there."""
+    yield _tools(pool, found["tools"])
+    problem = found["image_store"]
+    if problem is None:
+        yield Finding("image store", pool, "good", "the worker can use it")
+    else:
+        yield Finding("image store", pool, "bad", problem)
+    yield _clock(pool, found["clock_ahead_s"])
+
+
+def _clock(pool: str, ahead_s: dict[str, float]) -> Finding:
+    """Judge the worker's clock: marks, certificates and deadlines of tasks go by clocks."""
+    wrong = [(name, s) for name, s in ahead_s.items() if abs(s) > _MOST_APART_S]
+    if not wrong:
+        return Finding("clock", pool, "good", f"the worker's is within {_MOST_APART_S:.0f} s of the others")
+    servers = {"journal": "the journal's server", "pool": "the pool's master"}
+    text = " and ".join(f"{abs(s):.0f} s {'ahead of' if s > 0 else 'behind'} {servers[name]}" for name, s in wrong)
+    return Finding("clock", pool, "bad", f"the worker's is {text}", "Let NTP set the clocks of all of them.")
 
 
 def _tools(pool: str, found: dict[str, str | None]) -> Finding:

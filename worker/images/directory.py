@@ -81,6 +81,11 @@ class DirectoryStore:
             raise ImageNotReady(f"Image {image_id} has no data: it is {record['status']}.")
         return self.root / str(record["file"])
 
+    def probe(self) -> None:
+        """Make the directory, and take its lock once; see `ImageStore.probe`."""
+        with self._errors(), self._locked():
+            pass
+
     def create(self, meta: ImageMeta) -> Image:
         """Make the record; see `ImageStore.create`."""
         image_id = checked_id(meta.image_id or str(uuid.uuid4()))

@@ -74,6 +74,17 @@ class GlanceStore:
     def __repr__(self) -> str:
         return f"GlanceStore({self._wire.url!r})"
 
+    def probe(self) -> None:
+        """Ask for one image's record, whichever; see `ImageStore.probe`."""
+        answer = self._wire.request("GET", "/v2/images?limit=1")
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise self._no_glance()
+        self._check(answer, "list")
+        try:
+            json.loads(answer.body)["images"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._no_glance() from error
+
     def create(self, meta: ImageMeta) -> Image:
         """Make the record; see `ImageStore.create`. Never repeated here: the answer may be lost, the image made."""
         record: dict[str, object] = dict(meta.properties)
@@ -284,7 +295,10 @@ class GlanceStore:
             record: dict[str, Any] = json.loads(answer.body)
             return _parse(record, answer.headers.get("Date"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ImageStoreDenied(f"{self._wire.url} does not speak Glance's language: check image_store.") from error
+            raise self._no_glance() from error
+
+    def _no_glance(self) -> VmopsError:
+        return ImageStoreDenied(f"{self._wire.url} does not speak Glance's language: check image_store.")
 
 
 class _HttpStream:

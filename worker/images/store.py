@@ -41,6 +41,9 @@ class ImageStore(Protocol):
     Any call may raise ImageStoreUnreachable (try later), ImageStoreDenied (credentials, rights) or CertificateMismatch.
     """
 
+    def probe(self) -> None:
+        """Raise what every use of the store would meet now. Leaves no image."""
+
     def create(self, meta: ImageMeta) -> Image:
         """Make the record of a new image, `queued`.
 

@@ -306,3 +306,20 @@ def test_a_server_that_cannot_resume_is_told(liar: str) -> None:
 def test_something_that_is_no_glance_is_told(liar: str) -> None:
     with pytest.raises((ImageStoreDenied, ImageStoreUnreachable), match="check image_store"):
         GlanceStore(liar).describe("some-image")
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "words"),
+    [
+        (404, ImageStoreDenied, "does not speak Glance's language: check image_store"),
+        (401, ImageStoreDenied, "refused our token or wants one"),
+        (503, ImageStoreUnreachable, "503"),
+    ],
+)
+def test_a_probe_tells_what_every_call_would_meet(
+    glance: FakeGlance, store: GlanceStore, status: int, error: type[VmopsError], words: str
+) -> None:
+    glance.fault("list", "status", times=9, status=status)
+    with pytest.raises(error, match=words):
+        store.probe()
+    glance.reset()

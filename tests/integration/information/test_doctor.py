@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.information import worker_state
 from tests.integration.cli_support import Vmops
 from tests.integration.information.support import Office
 from tests.integration.information.test_console_output import root_of, without
@@ -37,7 +38,7 @@ def test_a_deployment_with_everything_is_well(vmops: Vmops) -> None:
     found = json.loads(ended.out)
     assert [(one["part"], one["level"]) for one in found] == [
         ("journal", "good"), ("broker", "good"), ("pool", "good"), ("plugins", "good"), ("plugins", "good"),
-        ("tools", "good"),
+        ("tools", "good"), ("image store", "good"), ("clock", "good"),
     ]  # fmt: skip
     assert found[3]["text"].startswith(f"version {pack_version()}, Python 3.")
 
@@ -65,6 +66,25 @@ def test_a_lack_of_tools_is_told_with_what_to_install() -> None:
     found = doctor._tools("lab", {"mke2fs": None, "e2fsck": "/sbin/e2fsck"})
     assert (found.level, found.advice) == ("note", "apt-get install e2fsprogs")
     assert "the worker has no mke2fs: ephemeral disks" in found.text
+
+
+def test_clocks_that_run_apart_are_told_with_the_direction() -> None:
+    found = doctor._clock("lab", {"journal": 0.2, "pool": -95.4})
+    assert (found.level, found.text) == ("bad", "the worker's is 95 s behind the pool's master")
+    assert doctor._clock("lab", {"journal": 29.0, "pool": -1.0}).level == "good"
+
+
+def test_an_image_store_that_cannot_be_used_is_told(office: Office, tmp_path: Path) -> None:
+    answer = office.client.get_worker()
+    assert answer["image_store"] is None
+    assert set(answer["clock_ahead_s"]) == {"journal", "pool"}
+    (tmp_path / "file").write_text("in the way")
+    problem = worker_state._problem_of_store(Settings(image_store=f"file://{tmp_path}/file/images"))
+    assert problem is not None
+    assert "choose another one in image_store" in problem
+    found = list(doctor._worker("lab", {**answer, "image_store": problem}))
+    assert [(one.part, one.level) for one in found] == [("tools", "good"), ("image store", "bad"), ("clock", "good")]
+    assert found[1].text == problem
 
 
 def test_the_answer_costs_one_call_and_one_for_each_host(office: Office) -> None:
