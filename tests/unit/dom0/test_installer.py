@@ -74,10 +74,11 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture
 def other_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A pack that differs from ours; `dom0.FOLDER` is it from then on."""
+    """A pack that differs from ours; it is the one of `dom0` from then on."""
     folder = tmp_path / "dom0"
     subprocess.run(["cp", "-r", str(dom0.FOLDER), str(folder)], check=True)
     monkeypatch.setattr(dom0, "FOLDER", folder)
+    monkeypatch.setattr(dom0, "PLUGINS", folder / "plugins")
     return folder
 
 
