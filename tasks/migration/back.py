@@ -15,12 +15,15 @@ from tasks.parts.instances import OPERATION, hold_of
 from tasks.parts.migrated import CARRIED, MADE_FROM, MIGRATED_BY, REVERTED, Mark, left_name, locks_of
 from worker.errors import RequestError, XenAPIFailure
 from worker.operations.op import Op
+from worker.operations.wait import Wait
 from worker.retry import Kind, kind_of
 from worker.xenapi import event, host, vbd, vdi, vm, vm_power
 from worker.xenapi.session import Session
 from worker.xenapi.vm import MIGRATION_KEY, Found
 
 Rec = dict[str, Any]
+#: A pool does not die so often in so long.
+_AGAIN_S = 3600.0
 
 
 def pool_time(pool: Session) -> int:
@@ -63,7 +66,25 @@ def _is_left_by(found: Found, mark: Mark) -> bool:
 # -- taking back
 
 
-def remove_successor(there: Session, mark: Mark) -> None:
+def take_back(op: Op, here: Session, there: Session | None, mark: Mark, *, power_on: bool) -> None:
+    """Take a migration back, in this module's order; of a pool that is gone (None) nothing is asked. Raises Wait.
+
+    What a pool has lost that died meanwhile is done again.
+    """
+    if there is not None:
+        _remove_successor(there, mark)
+    _bring_back(op, here, mark, power_on=power_on)
+    if there is not None:
+        _discard_disks(op, there, mark)
+    left = source_of(here, mark)
+    is_back = left is None or _is_back(left)
+    if not is_back or (there is not None and made_by(there, mark.name, mark.migration)):
+        raise Wait("a pool has lost its last minutes: it begins again", check_every_s=0.0, deadline_s=_AGAIN_S)
+    if left is not None:
+        unmark(here, left.ref)
+
+
+def _remove_successor(there: Session, mark: Mark) -> None:
     """Halt and remove the VM that took the place; its disks stay. One that is gone is no error."""
     for found in made_by(there, mark.name, mark.migration):
         rec = {"ref": found.ref, **found.rec}
@@ -72,14 +93,13 @@ def remove_successor(there: Session, mark: Mark) -> None:
         power.remove(there, rec)
 
 
-def bring_back(op: Op, here: Session, mark: Mark, *, power_on: bool) -> None:
-    """Give the VM that was left its name and freedom, start it if it shall run, and say so on it. Raises Wait.
+def _bring_back(op: Op, here: Session, mark: Mark, *, power_on: bool) -> None:
+    """Give the VM that was left its name and freedom, start it if it shall run, and say so on it.
 
     One that says so already is left alone: whoever comes again has only the destination's disks to remove.
     """
     found = source_of(here, mark)
-    own = Mark.of(found.rec) if found else None
-    if found is None or (own is not None and own.state == REVERTED):
+    if found is None or _is_back(found):
         return
     rec = {"ref": found.ref, **found.rec}
     if rec["name_label"] != mark.name:
@@ -97,6 +117,11 @@ def bring_back(op: Op, here: Session, mark: Mark, *, power_on: bool) -> None:
     set_mark(here, found.ref, mark.on("source").at(REVERTED, pool_time(here), op.id))
 
 
+def _is_back(found: Found) -> bool:
+    mark = Mark.of(found.rec)
+    return mark is not None and mark.state == REVERTED
+
+
 def unmark(pool: Session, vm_ref: str) -> None:
     """Take a VM's mark off; a VM that is gone is left alone."""
     try:
@@ -112,8 +137,8 @@ def source_of(here: Session, mark: Mark) -> Found | None:
     return next((one for one in found if _is_left_by(one, mark)), None)
 
 
-def discard_disks(op: Op, there: Session, mark: Mark) -> None:
-    """Destroy the destination's disks that this migration has made. Raises Wait."""
+def _discard_disks(op: Op, there: Session, mark: Mark) -> None:
+    """Destroy the destination's disks that this migration has made."""
     for vdi_ref, rec in _known(there, mark).items():
         marks = rec["other_config"]
         if mark.migration in {marks.get(OPERATION), marks.get(MIGRATED_BY)} and MADE_FROM in marks:

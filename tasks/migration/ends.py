@@ -36,6 +36,7 @@ from worker.errors import (
 )
 from worker.operations.definition import operation, step
 from worker.operations.op import Op
+from worker.operations.wait import Redo
 from worker.resources import Pools
 from worker.retry import Kind, kind_of
 from worker.xenapi import event, vm, vm_power
@@ -221,10 +222,12 @@ def _why_kept(rec: dict[str, Any], disk: dict[str, Any], migration: str, copies:
 
 @step
 def end_migration(op: Op, pools: Pools) -> None:
-    """Take the mark off the VM: it is an ordinary one from now on."""
+    """Take the mark off the VM: it is an ordinary one from now on. Nobody would find the one that was left any more."""
     if op.data.get("skip"):
         return
     mark = _mark(op)
+    if not _is_without(op, mark.source) and back.source_of(pools(mark.source["pool"]), mark) is not None:
+        raise Redo("remove_left_vm", "the VM that was left has come back: XAPI lost its last minutes")
     back.unmark(pools(mark.destination["pool"]), op.data["made"]["ref"])
     op.set_result(confirmed=True, vm_uuid=op.data["made"]["uuid"], removed=op.data.get("removed", []))
 
@@ -279,14 +282,9 @@ def revert(op: Op, pool: Session, pools: Pools) -> None:
     mark = _mark(op)
     here = pools(mark.source["pool"])
     there = None if _is_without(op, mark.destination) else pools(mark.destination["pool"])
-    if there is not None:
-        back.remove_successor(there, mark)
-    back.bring_back(op, here, mark, power_on=mark.power == "Running" if wish is None else wish)
-    if there is not None:
-        back.discard_disks(op, there, mark)
-    else:
+    back.take_back(op, here, there, mark, power_on=mark.power == "Running" if wish is None else wish)
+    if there is None:
         op.note(f"what was made in pool {mark.destination['pool']!r} is left there")
-    back.unmark(here, op.data["left"]["ref"])
     rec = vm_power.get(here, op.data["left"]["ref"])
     op.set_result(vm_uuid=rec["uuid"], name=rec["name_label"], power_state=rec["power_state"])
 

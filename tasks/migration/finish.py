@@ -87,11 +87,7 @@ def take_back(op: Op, pool: Session, pools: Pools) -> None:
     mark = _mark(op)
     if was_intended(op, _CREATE):
         await_lost(op, pool, _CREATE)
-        back.remove_successor(pool, mark)
-    here = pools(mark.source["pool"])
-    back.bring_back(op, here, mark, power_on=mark.power == "Running")
-    back.discard_disks(op, pool, mark)
-    back.unmark(here, op.data["left"]["ref"])
+    back.take_back(op, pools(mark.source["pool"]), pool, mark, power_on=mark.power == "Running")
 
 
 @step(undo=take_back)

@@ -12,7 +12,7 @@ from worker.errors import UnknownResult, XenAPIFailure
 from worker.operations.op import Op
 from worker.operations.wait import Until, Wait
 from worker.retry import Kind, kind_of
-from worker.xenapi import vdi, xapi_task
+from worker.xenapi import sr, vdi, xapi_task
 from worker.xenapi.session import Session
 from worker.xenapi.xapi_task import Outcome
 
@@ -20,6 +20,7 @@ from worker.xenapi.xapi_task import Outcome
 _SHORT_S = 3.0
 _DEADLINE_S = 2 * 3600.0  # XAPI's own limit for waiting on a lock (xapi.md 4.2)
 _CHECK_S, _FAR_CHECK_S = 60.0, 2.0
+_UNAVAILABLE = "SR_BACKEND_FAILURE_46"
 
 
 def ended(pool: Session, task_ref: str, reason: str, deadline_s: float = _DEADLINE_S) -> Outcome:
@@ -74,11 +75,21 @@ def carry_out(
     return outcome.result
 
 
+def scan(op: Op, pool: Session, sr_ref: str) -> None:
+    """Let the storage manager compare a repository's records with what is there. Raises as `carry_out`."""
+    begin = partial(sr.start_scan, pool, sr_ref)
+    carry_out(op, pool, f"scan {sr_ref}", begin, "the pool is scanning the storage repository")
+
+
 def destroy(op: Op, pool: Session, vdi_ref: str) -> None:
     """Destroy a disk; one that is gone already is no error. Raises as `carry_out`."""
     begin = partial(vdi.start_destroy, pool, vdi_ref)
     try:
         carry_out(op, pool, f"destroy {vdi_ref}", begin, "the pool is destroying a disk")
     except XenAPIFailure as error:
-        if kind_of(error) is not Kind.GONE:
-            raise
+        if kind_of(error) is Kind.GONE:
+            return
+        if error.code == _UNAVAILABLE:
+            # It is busy; or only its record has come back, from before XAPI died, which a scan drops (xapi.md 8.4).
+            scan(op, pool, vdi.get(pool, vdi_ref)["SR"])
+        raise

@@ -10,10 +10,9 @@ because VDI.snapshot copies other_config and takes no mark of its own (xapi.md 9
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
-from tasks.parts.calls import carry_out, destroy, ended, until_ended
+from tasks.parts.calls import destroy, ended, scan, until_ended
 from tasks.parts.instances import SNAPSHOT_OPERATION
 from worker.errors import DiskNotFound, StorageUnsupported, XenAPIFailure
 from worker.operations.definition import step
@@ -115,12 +114,7 @@ def take_snapshot(op: Op, pool: Session, settings: Settings) -> None:
             if not disk.get("has_lost_call"):  # what a lost call may still make shall bear the mark
                 _unmark(pool, disk)
         # The collector starts only after a scan, and parents are true only after one (operations.md 6.1, xapi.md 9.3).
-        _scan(op, pool, sr_ref)
-
-
-def _scan(op: Op, pool: Session, sr_ref: str) -> None:
-    begin = partial(sr.start_scan, pool, sr_ref)
-    carry_out(op, pool, f"scan {sr_ref}", begin, "the pool is scanning the storage repository")
+        scan(op, pool, sr_ref)
 
 
 def _sweep(op: Op, pool: Session, disks: Iterable[Disk], records: Records) -> None:
@@ -212,7 +206,7 @@ def _check_chain(op: Op, pool: Session, settings: Settings, disk: Disk, chain: v
         raise StorageUnsupported(f"The {what}, and coalescing is switched off on its storage repository: switch it on.")
     if all(len(chain.children(parent)) > 1 for parent in disk["ancestors"]):
         raise StorageUnsupported(f"The {what}, and no link of it can be merged: delete old snapshots of the disk.")
-    _scan(op, pool, disk["sr_ref"])
+    scan(op, pool, disk["sr_ref"])
     links = [uuid for uuid in disk["ancestors"] if uuid in chain]
     raise Wait(
         f"the {what}: it must coalesce first",

@@ -160,3 +160,5 @@ def remove_everything(call: Client) -> None:
         if rec["managed"]:
             with contextlib.suppress(XenFailure):
                 call("VDI.destroy", ref)
+            with contextlib.suppress(XenFailure):  # its file may be gone
+                call("VDI.forget", ref)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
+from tests.support.filled import assert_sound, filled_disk
+from tests.support.large_disks import LARGE, download, vm_with
 from tests.support.rig import Rig
-from tests.support.two_pools import TwoPools
+from tests.support.trees import Tree
+from tests.support.two_pools import GIB, TwoPools
 from worker.client import Handle
 from worker.operations.states import State
 
@@ -111,6 +116,33 @@ def assert_undone(rig: Rig, case: Case, handle: Handle) -> None:
     rig.simulator.clear_faults()
     of(rig).assert_as_before(case.made, case.name)
     assert of(rig).digests("lab", case.made["vdis"]) == case.contents
+
+
+# -- disks that become smaller
+
+
+@cache
+def filled(folder: Path) -> Tree:
+    """Make a disk that others are filled from, once; return what its file system holds."""
+    return filled_disk(folder / "disk", "gpt", "ext4", LARGE, GIB)
+
+
+def shrinking(rig: Rig) -> Case:
+    """Make a VM whose root disk has to become smaller, and has another one."""
+    filled(rig.folder)
+    made = vm_with(of(rig), rig.folder / "disk", "small")
+    return Case(made, "small", of(rig).digests("lab", made["vdis"][1:]))
+
+
+def assert_small(rig: Rig, case: Case, handle: Handle) -> None:
+    """The disk over there is small and sound, and the VM can be taken back."""
+    two = of(rig)
+    done = two.done(two.finish(two.done(handle), power_on=False))
+    download(two.far, rig.folder / "small", done["disks"][0])
+    assert_sound(rig.folder / "small", "gpt", "ext4", filled(rig.folder), GIB)
+    assert two.digests("far", done["disks"][1:]) == case.contents
+    two.done(two.client.finish_revert_migration(instance={"vm_uuid": case.made["uuid"]}, pool="lab"))
+    two.assert_as_before(case.made, case.name)
 
 
 # -- finish_migration, confirm_migration, finish_revert_migration

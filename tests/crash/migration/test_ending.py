@@ -57,7 +57,7 @@ def test_an_accident_in_the_pool_that_is_moved_to_while_finishing(rig: TwoPools,
 
 
 CONFIRMING_HERE = {
-    "VM.get_all_records_where": 2,
+    "VM.get_all_records_where": 3,
     "host.get_servertime": 1,
     "VM.add_to_other_config": 2,
     "VM.remove_from_other_config": 1,
@@ -86,7 +86,7 @@ def test_an_accident_in_the_pool_that_is_moved_to_while_confirming(rig: TwoPools
 
 
 REVERTING_HERE = {
-    "VM.get_all_records_where": 2,
+    "VM.get_all_records_where": 3,
     "host.get_servertime": 2,
     "VM.add_to_other_config": 4,
     "VM.remove_from_other_config": 3,
@@ -99,7 +99,7 @@ REVERTING_HERE = {
     "VM.get_record": 1,
 }
 REVERTING_THERE = {
-    "VM.get_all_records_where": 4,
+    "VM.get_all_records_where": 5,
     "host.get_servertime": 1,
     "VM.add_to_other_config": 2,
     "VM.remove_from_other_config": 1,

@@ -5,44 +5,13 @@ It has the calls that this disk's way adds; those of the other disk, of marking 
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 
 from tests.crash.matrix import Accident, Matrix
-from tests.crash.migration.cases import Case, migrate, of
-from tests.support.filled import assert_sound, filled_disk
-from tests.support.large_disks import LARGE, download, vm_with
-from tests.support.rig import Rig
-from tests.support.trees import Tree
-from tests.support.two_pools import GIB, TwoPools
-from worker.client import Handle
+from tests.crash.migration.cases import Case, assert_small, migrate, shrinking
+from tests.support.two_pools import TwoPools
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.matrix, pytest.mark.timeout(120)]
-
-
-@cache
-def disk(folder: Path) -> Tree:
-    """Make what every VM's disk is filled from; return what its file system holds."""
-    return filled_disk(folder / "disk", "gpt", "ext4", LARGE, GIB)
-
-
-def shrinking(rig: Rig) -> Case:
-    disk(rig.folder)
-    made = vm_with(of(rig), rig.folder / "disk", "small")
-    return Case(made, "small", of(rig).digests("lab", made["vdis"][1:]))
-
-
-def assert_small(rig: Rig, case: Case, handle: Handle) -> None:
-    """The disk over there is small and sound, and the VM can be taken back."""
-    two = of(rig)
-    done = two.done(two.finish(two.done(handle), power_on=False))
-    download(two.far, rig.folder / "small", done["disks"][0])
-    assert_sound(rig.folder / "small", "gpt", "ext4", disk(rig.folder), GIB)
-    assert two.digests("far", done["disks"][1:]) == case.contents
-    two.done(two.client.finish_revert_migration(instance={"vm_uuid": case.made["uuid"]}, pool="lab"))
-    two.assert_as_before(case.made, case.name)
 
 
 def these(**numbers: tuple[int, ...]) -> list[tuple[str, int]]:
