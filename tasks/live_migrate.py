@@ -181,14 +181,15 @@ def stay(op: Op, pool: Session, pools: Pools) -> None:
 def move(op: Op, pool: Session, pools: Pools) -> None:
     """Let XAPI move the VM, once; a VM that has arrived already is left alone."""
     there = pools(op.data["there"])
-    rec = _look(op, pool)
-    if _has_arrived(op, pool, there, rec):
-        return
-    if rec is None:
-        raise InstanceNotFound(f"{power.title(op.data['vm'])} has left pool {pool.pool_name!r} meanwhile.")
-    lost = [ref for ref in vm_power.moves(rec) if ref not in op.data.get("begun", {}).values()]
-    if lost:
-        raise until_ended(sorted(lost), _REASON, _DEADLINE_S)
+    if op.data["how"] not in op.data.get("begun", {}):  # else the call tells
+        rec = _look(op, pool)
+        if _has_arrived(op, pool, there, rec):
+            return
+        if rec is None:
+            raise InstanceNotFound(f"{power.title(op.data['vm'])} has left pool {pool.pool_name!r} meanwhile.")
+        lost = sorted(vm_power.moves(rec))
+        if lost:
+            raise until_ended(lost, _REASON, _DEADLINE_S)
     begin = partial(_begin, op, pool, there)
     try:
         carry_out(op, pool, op.data["how"], begin, _REASON, deadline_s=_DEADLINE_S)
@@ -206,8 +207,6 @@ def _look(op: Op, pool: Session) -> dict[str, Any] | None:
 
 
 def _has_arrived(op: Op, pool: Session, there: Session, rec: dict[str, Any] | None) -> bool:
-    if op.data["how"] in op.data.get("begun", {}):
-        return False  # the call tells
     if there.pool_name != pool.pool_name:
         return any(one.rec["other_config"].get(MARK) == op.id for one in _over_there(op, there)) and rec is None
     if rec is None or rec["resident_on"] != op.data["host"]:
