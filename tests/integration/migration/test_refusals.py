@@ -55,14 +55,14 @@ def test_a_vm_that_is_no_candidate_is_refused(rig: TwoPools) -> None:
 def test_a_pool_that_does_not_know_the_security_groups_of_a_vm_does_not_get_it(rig: TwoPools) -> None:
     made = rig.add("fenced", 2)
     with rig.simulator.session() as call:
-        call("VM.add_to_other_config", made["ref"], "vmops.group.web", "")
+        call("VM.add_to_other_config", made["ref"], "vmops.group.unheard-of", "")
     live = rig.client.live_migrate(instance={"vm_uuid": made["uuid"]}, dest={"pool": "far"}, pool="lab")
     for handle in (rig.migrate(made, "far"), live):
         text = rig.failed(handle, "SecurityGroupUnknown")
-        assert "web" in text
+        assert "unheard-of" in text
         assert "'far'" in text
     with rig.simulator.session() as call:
-        call("VM.remove_from_other_config", made["ref"], "vmops.group.web")
+        call("VM.remove_from_other_config", made["ref"], "vmops.group.unheard-of")
     rig.assert_as_before(made, "fenced")
 
 
