@@ -273,7 +273,7 @@ def test_a_full_image_store_ends_the_operation_and_leaves_nothing(lab: Lab, owne
         ({"colour": "blue"}, "colour: Extra inputs are not permitted"),
         ({"instance": {"name": "web01", "id": 7}}, "instance.id: Extra inputs are not permitted"),
         ({"instance": {}}, "instance: name the VM by uuid, name or vm_uuid"),
-        ({"instance": "web01"}, "instance: Input should be"),
+        ({"instance": "web01"}, "instance: should be an object"),
         ({"instance": {"uuid": "web01"}}, "instance.uuid: Input should be a valid UUID"),
         ({"image_id": "nightly"}, "image_id: Input should be a valid UUID"),
         ({"disks": "some"}, "disks: Input should be 'root' or 'all'"),
