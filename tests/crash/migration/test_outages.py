@@ -165,6 +165,7 @@ def test_a_pool_that_dies_while_a_move_is_reverted(rig: TwoPools, at: str, call:
 def test_the_vm_is_given_back_while_the_destination_is_gone(rig: TwoPools) -> None:
     """Cancelled during the outage: name and power come first, the destination is cleaned when it is back."""
     case = running(rig)
+    flush(rig)  # of the tests before nothing shall come back
     pause = rig.far.add_fault(match=_IMPORT, nth=3, effect="pause")
     handle = migrate(rig, case)
     rig.far.wait_for_hit(pause, 30)
