@@ -30,6 +30,8 @@ logger = get_task_logger(__name__)
 
 _WATCHED = ("VM", "VIF", "network", "host", "host_metrics")
 _TOKEN, _TOKEN_FOR_S = "token", 3600.0
+#: The number of changes before the last look: while no more are noted, hosts lack nothing but what news tell.
+_QUIET = "quiet"
 #: News of no filtered VM, and hosts that failed, wait for so long since the last look.
 _LATELY, _LATELY_S = "looked", 15.0
 #: Between two looks there are so many times as long as one took, whatever happens to filtered VMs.
@@ -50,25 +52,27 @@ class FirewallPoll(Request):
 def poll_firewall(pool: Session, groups: Groups, enforcer: Enforcer, settings: Settings) -> Report:
     """Let the hosts of a pool have the rules of their VMs; tell which were changed, and what failed where.
 
-    Raises as `Session.call`; PoolUnreachable also when the pool did not answer a moment ago.
+    A pool that does not answer is itself what failed, and is not asked again for a moment. Raises as `Session.call`.
     """
     if not groups.is_used() or settings.pools[pool.pool_name].firewall in {Backend.LOCK, Backend.NONE}:
         return {"hosts": [], "failures": {}}
     away = groups.kept(_AWAY)
     if away:
-        raise PoolUnreachable(away)
+        return {"hosts": [], "failures": {pool.pool_name: away}}
     runtime = current()
     with singleton(runtime, f"{runtime.journal.prefix}:poll_firewall:{pool.pool_name}") as alone:
         try:
             return _tick(pool, groups, enforcer, settings) if alone else {"hosts": [], "failures": {}}
         except PoolUnreachable as error:
+            logger.warning("%s", error)
             groups.keep(_AWAY, str(error), _LATELY_S)
-            raise
+            return {"hosts": [], "failures": {pool.pool_name: str(error)}}
 
 
 def _tick(pool: Session, groups: Groups, enforcer: Enforcer, settings: Settings) -> Report:
     news = _news(pool, groups.kept(_TOKEN) or "")
-    if groups.kept(filtering.QUIET) and not _is_worth_a_look(news.events, groups):
+    changes = groups.changes()
+    if groups.kept(_QUIET) == changes and not _is_worth_a_look(news.events, groups):
         return {"hosts": [], "failures": {}}
     begun_s = time.monotonic()
     picture = filtering.look(pool, groups)
@@ -81,7 +85,7 @@ def _tick(pool: Session, groups: Groups, enforcer: Enforcer, settings: Settings)
     groups.keep(_LATELY, value=True, for_s=_LATELY_S)
     groups.keep(_REST, value=True, for_s=0.001 + _REST_TIMES * (time.monotonic() - begun_s))
     verify_s = settings.firewall_verify_s
-    groups.keep(filtering.QUIET, value=True, for_s=min(_LATELY_S, verify_s) if picture.failures else verify_s)
+    groups.keep(_QUIET, changes, min(_LATELY_S, verify_s) if picture.failures else verify_s)
     return {"hosts": picture.called, "failures": {names[ref]: str(one) for ref, one in picture.failures.items()}}
 
 

@@ -22,8 +22,6 @@ from worker.xenapi.session import Session
 #: Half of a process's connections to a pool, by default.
 _AT_A_TIME = 4
 _CLASSES = ("VM", "VIF", "network", "host", "host_metrics")
-#: Kept among the groups while nothing has changed that hosts would have to be told of.
-QUIET = "quiet"
 #: Longer than any move; of one whose operation has vanished, the rules are forgotten then.
 _EXPECTED_FOR_S = 2 * 86400.0
 
@@ -178,9 +176,10 @@ def expect(here: Session, there: Session, vm_rec: dict[str, Any], host_ref: str,
         return
     coming = []
     if bridges:
-        own = [vif for vif in desired.filtered(event.records(here, _CLASSES)) if vif.vm_uuid == vm_rec["uuid"]]
         coming = [
-            asdict(replace(vif, host_ref=host_ref, value={**vif.value, "bridge": bridges[vif.uuid]})) for vif in own
+            asdict(replace(vif, host_ref=host_ref, value={**vif.value, "bridge": bridges[vif.uuid]}))
+            for vif in desired.filtered(event.records(here, _CLASSES))
+            if vif.uuid in bridges
         ]
     groups = groups_of(there.pool_name)
     groups.expect(vm_rec["uuid"], coming, _EXPECTED_FOR_S)
@@ -195,6 +194,4 @@ def expect(here: Session, there: Session, vm_rec: dict[str, Any], host_ref: str,
 def expect_no_more(there: Session, vm_rec: dict[str, Any]) -> None:
     """Let the hosts where a VM has not arrived forget its rules: the poller's next tick does it."""
     if groups_of_vm(vm_rec):
-        groups = groups_of(there.pool_name)
-        groups.expect_no_more(vm_rec["uuid"])
-        groups.drop(QUIET)
+        groups_of(there.pool_name).expect_no_more(vm_rec["uuid"])

@@ -82,7 +82,15 @@ def _pool(vmops: VMOps, pool: str) -> Iterator[Finding]:
         return
     yield Finding("pool", pool, "good", f"answers; {len(hosts)} host{'s' if len(hosts) > 1 else ''}")
     yield from (_host(pool, one) for one in hosts)
-    yield from _worker(pool, vmops.query("get_worker", {"pool": pool}, timeout_s=_ANSWER_S))
+    try:
+        found = vmops.query("get_worker", {"pool": pool}, timeout_s=_ANSWER_S)
+    except TimeoutError:
+        text = f"the worker has waited {_ANSWER_S:.0f} s for it"
+        yield Finding("image store", pool, "bad", text, "See why it does not answer, or correct image_store.")
+    except VmopsError as error:
+        yield Finding("pool", pool, "bad", str(error))
+    else:
+        yield from _worker(pool, found)
 
 
 def _worker(pool: str, found: dict[str, Any]) -> Iterator[Finding]:

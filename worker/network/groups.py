@@ -5,6 +5,7 @@ All of it lies in the journal's Redis, below `<prefix>:firewall:<pool>`:
     groups       rules:GROUP, members:GROUP, provider -> {"version", "by", "value"}
     generation   numbers the looks at what shall be: hosts take no document that is older than theirs
     host:<name>  object -> generation and hash, of what the host has said that it has (its name: uuid and boot)
+    changes      how often `expected` became less, or a host was told of what somebody saw before the latest look
     expected     VM's uuid -> the interfaces of one that is on its way, until it has arrived
     verified:<name>, capabilities:<uuid>, token   what the poller and the choice of a back end remember for a while
 
@@ -123,6 +124,7 @@ class Groups:
     def expect_no_more(self, vm_uuid: str) -> None:
         """Note that a VM has arrived, or does not come."""
         self.redis.hdel(self._key("expected"), vm_uuid)
+        self._change()
 
     def expected(self) -> dict[str, list[dict[str, Any]]]:
         """Return the VMs that are on their way, by uuid, with the interfaces that were noted."""
@@ -139,6 +141,16 @@ class Groups:
         """Return a number that is higher than all before: take it before looking at what shall be."""
         return int(self.redis.eval(_NEXT, 1, self._key("generation")))
 
+    def changes(self) -> int:
+        """Return the number of changes that a look at the pool may have missed: read it before the look."""
+        return self._number("changes")
+
+    def _change(self) -> None:
+        self.redis.incr(self._key("changes"))
+
+    def _number(self, name: str) -> int:
+        return int(cast("bytes | None", self.redis.get(self._key(name))) or 0)
+
     # -- hosts
 
     def had(self, host: str) -> dict[str, str] | None:
@@ -150,6 +162,8 @@ class Groups:
     def begin(self, host: str, generation: int, objects: Iterable[str]) -> None:
         """Note that a host is about to be told of objects: what it has of them is not known until `note` says it."""
         self._note(_NOTE, host, generation, dict.fromkeys(objects, _UNKNOWN))
+        if self._number("generation") > generation:  # that look may have seen what was here before
+            self._change()
 
     def note(self, host: str, generation: int, digests: Mapping[str, str], gone: Iterable[str] = ()) -> None:
         """Add to what a host has, unless it has been told of something later."""

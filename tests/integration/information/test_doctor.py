@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.support.servers import RedisServer
 from worker.cli import doctor
 from worker.cli.dom0 import pack_version
 from worker.client import VMOps
+from worker.errors import PoolUnreachable
 from worker.settings import Settings
 
 
@@ -89,6 +91,26 @@ def test_an_image_store_that_cannot_be_used_is_told(office: Office, tmp_path: Pa
     found = list(doctor._worker("lab", {**answer, "image_store": problem, "clock_ahead_s": {"pool": 1.0}}))
     assert [(one.part, one.level) for one in found] == [("tools", "good"), ("image store", "bad"), ("clock", "good")]
     assert found[1].text == problem
+
+
+@pytest.mark.parametrize(
+    ("error", "part", "words"),
+    [(TimeoutError(), "image store", "has waited 40 s"), (PoolUnreachable("The pool is away."), "pool", "is away")],
+)
+def test_a_worker_that_is_held_up_is_told(
+    office: Office, monkeypatch: pytest.MonkeyPatch, error: Exception, part: str, words: str
+) -> None:
+    ask = office.client.query
+
+    def query(name: str, *arguments: Any, **more: Any) -> Any:
+        if name == "get_worker":
+            raise error
+        return ask(name, *arguments, **more)
+
+    monkeypatch.setattr(office.client, "query", query)
+    found = list(doctor.examine(office.client))[-1]
+    assert (found.part, found.level) == (part, "bad")
+    assert words in found.text
 
 
 def test_the_answer_costs_one_call_and_one_for_each_host(office: Office) -> None:

@@ -85,3 +85,15 @@ def test_a_host_that_has_nothing_is_told_from_one_that_nobody_knows(groups: Grou
     groups.note_all(HOST, 1, {}, 60)
     assert groups.had(HOST) == {}
     assert groups.had("host-1:boot-2") is None
+
+
+def test_what_a_look_may_have_missed_is_a_change(groups: Groups) -> None:
+    own = groups.next_generation()
+    groups.begin(HOST, own, [RULES])
+    assert groups.changes() == 0, "who looks next sees that it is not known"
+    groups.next_generation()
+    groups.begin(HOST, own, [RULES])
+    assert groups.changes() == 1, "somebody has looked between"
+    groups.expect("vm-1", [], 60)
+    groups.expect_no_more("vm-1")
+    assert (groups.changes(), groups.expected()) == (2, {})
