@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worker.errors import UnknownOperation
-from worker.operations.record import Direction
+from worker.operations.record import Direction, Record
 from worker.operations.request import Request
 
 QueueKind = Literal["steps", "transfers"]
@@ -49,9 +49,16 @@ class Definition:
         """Name of the Celery task that starts the operation."""
         return f"vmops.{self.name}"
 
+    def step_name(self, direction: Direction, position: int) -> str:
+        """Name of the function that carries out one link; "" when there is none at this place."""
+        try:
+            return self.steps[position].body(direction).__name__
+        except LookupError:
+            return ""
+
     def step_task_name(self, direction: Direction, position: int) -> str:
         """Name of the Celery task of one link."""
-        return f"{self.task_name}.{self.steps[position].body(direction).__name__}"
+        return f"{self.task_name}.{self.step_name(direction, position)}"
 
     def queue(self, position: int, pool: str) -> str:
         """Name of the queue of a link."""
@@ -95,6 +102,20 @@ def definition_of(name: str) -> Definition:
         raise UnknownOperation(f"No operation is called {name!r}. There are: {known}.") from None
 
 
+def definition_for(record: Record) -> Definition:
+    """Return the operation's definition.
+
+    Raises UnknownOperation, also when its step has another place here: another release has begun it.
+    """
+    definition = definition_of(record.name)
+    if definition.step_name(record.direction, record.position) != record.step:
+        raise UnknownOperation(
+            f"It stands at {record.step!r}, number {record.position}, which this release has at another place, or has "
+            "not: a worker of the release that began it carries it on."
+        )
+    return definition
+
+
 def is_declared(name: str) -> bool:
     """Tell whether this process knows an operation."""
     return name in _DEFINITIONS
@@ -102,7 +123,7 @@ def is_declared(name: str) -> bool:
 
 def queue_of(name: str, position: int, pool: str) -> str:
     """Name of the queue in which an operation waits for a worker."""
-    if position < 0 or name not in _DEFINITIONS:
+    if position < 0 or name not in _DEFINITIONS or position >= len(_DEFINITIONS[name].steps):
         return "vmops.control"
     return _DEFINITIONS[name].queue(position, pool)
 

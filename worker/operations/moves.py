@@ -18,6 +18,7 @@ class Claim(StrEnum):
     MISSING = "missing"
     STALE = "stale"
     BUSY = "busy"
+    FOREIGN = "another release's"
     CANCEL = "cancel"
 
 

@@ -37,10 +37,6 @@ def describe(record: Record, error: BaseException) -> dict[str, str]:
     return {"step": record.step, "code": code, "message": str(error) or type(error).__name__}
 
 
-def _step_name(definition: Definition, direction: Direction, position: int) -> str:
-    return definition.steps[position].body(direction).__name__
-
-
 def _finish(runtime: Runtime, record: Record, move: Move) -> bool:
     moved_at = runtime.journal.move(record, move)
     if moved_at:
@@ -71,7 +67,7 @@ def advance(runtime: Runtime, definition: Definition, record: Record) -> bool:
         return False
     fields = {
         "position": following,
-        "step": _step_name(definition, Direction.RUN, following),
+        "step": definition.step_name(Direction.RUN, following),
         "progress": max(record.progress, percent(definition.weights, following)),
     }
     # Past the point of no return a wish to cancel that came too late is dropped.
@@ -93,7 +89,7 @@ def _advance_undo(runtime: Runtime, definition: Definition, record: Record) -> b
     if following is None:
         end_undo(runtime, record)
         return False
-    fields = {"position": following, "step": _step_name(definition, Direction.UNDO, following)}
+    fields = {"position": following, "step": definition.step_name(Direction.UNDO, following)}
     move = Move(
         record.state, "live", fields, drop=_PER_STEP, due_in_s=runtime.settings.submit_grace_s, text="next undo"
     )
@@ -125,7 +121,7 @@ def turn(runtime: Runtime, definition: Definition, record: Record, error: BaseEx
         **cause,
         "direction": Direction.UNDO,
         "position": positions[0],
-        "step": _step_name(definition, Direction.UNDO, positions[0]),
+        "step": definition.step_name(Direction.UNDO, positions[0]),
     }
     move = Move(state, "live", fields, drop=_PER_STEP, due_in_s=runtime.settings.submit_grace_s, text=text)
     if runtime.journal.move(record, move):
@@ -212,7 +208,7 @@ def retry_or_give_up(runtime: Runtime, definition: Definition, record: Record, e
     fields = {
         "undo_errors": errors,
         "position": following,
-        "step": _step_name(definition, Direction.UNDO, following),
+        "step": definition.step_name(Direction.UNDO, following),
     }
     move = Move(
         record.state, "live", fields, drop=_PER_STEP, due_in_s=settings.submit_grace_s, text=f"gave up: {error}"
@@ -234,7 +230,7 @@ def resume_stuck(runtime: Runtime, definition: Definition, record: Record) -> No
     else:
         state = State.UNDOING if record.error else State.CANCELLING
         position = int(record.undo_errors[0]["position"]) if record.undo_errors else record.position
-        fields = {"undo_errors": [], "position": position, "step": _step_name(definition, Direction.UNDO, position)}
+        fields = {"undo_errors": [], "position": position, "step": definition.step_name(Direction.UNDO, position)}
     move = Move(state, "live", fields, drop=("resume",), due_in_s=runtime.settings.submit_grace_s, text="tried again")
     if runtime.journal.move(replace(record, token=""), move):
         runtime.submit(record.changed(state, fields))

@@ -15,7 +15,7 @@ from celery.utils.log import get_task_logger
 
 from worker.errors import UnknownOperation
 from worker.operations import outcome
-from worker.operations.catalogue import definition_of, is_declared, queue_of
+from worker.operations.catalogue import definition_for, is_declared, queue_of
 from worker.operations.record import Direction, Record
 from worker.operations.runtime import Runtime
 from worker.operations.singleton import singleton
@@ -90,9 +90,9 @@ def _redrive(runtime: Runtime, record: Record) -> None:
     runtime.journal.suspect_later([record.id])
     with sending(record):
         if record.resume:
-            outcome.resume_stuck(runtime, definition_of(record.name), record)
+            outcome.resume_stuck(runtime, definition_for(record), record)
         elif record.cancel and record.direction is Direction.RUN and record.position >= 0:
-            outcome.turn_if_free(runtime, definition_of(record.name), record)
+            outcome.turn_if_free(runtime, definition_for(record), record)
         else:
             send(runtime, record)
 

@@ -14,7 +14,7 @@ from nacl.public import PrivateKey
 
 from worker.errors import PermanentError
 from worker.operations import secrets
-from worker.operations.catalogue import Definition, definition_of, definitions, is_declared
+from worker.operations.catalogue import Definition, definition_for, definitions, is_declared
 from worker.operations.journal import Journal, connect
 from worker.operations.keeper import Keeper
 from worker.operations.record import Direction, Record
@@ -114,8 +114,11 @@ class Runtime:
                 return 0  # Redis has no empty queues
 
     def submit(self, record: Record, **options: Any) -> None:
-        """Send the tail of an operation's chain, from where the journal says on; `options` go with the first link."""
-        definition = definition_of(record.name)
+        """Send the tail of an operation's chain, from where the journal says on; `options` go with the first link.
+
+        Raises UnknownOperation, also for one that another release has begun and that has other steps here.
+        """
+        definition = definition_for(record)
         links = [self._link(definition, record, one) for one in definition.positions(record.direction, record.position)]
         chain(*links).apply_async(root_id=record.id, parent_id=record.id, **options)
 

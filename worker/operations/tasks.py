@@ -88,8 +88,8 @@ class Link(Task[Any, Any]):
 
     def run(self, operation_id: str, position: int) -> None:
         """Carry out one delivery."""
-        step = self.definition.steps[position].body(self.direction)
-        carry_out(self, self.definition, Position(operation_id, self.direction, position, step.__name__))
+        step = self.definition.step_name(self.direction, position)
+        carry_out(self, self.definition, Position(operation_id, self.direction, position, step))
 
 
 def tasks_of(definition: Definition) -> list[Task[Any, Any]]:

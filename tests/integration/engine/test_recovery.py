@@ -10,12 +10,21 @@ import pytest
 from tests.support.engine import Toys, toys, toys_of
 from tests.support.servers import RedisServer
 from tests.support.worker import eventually, kill_group
-from worker.operations.record import Record
+from worker.operations.record import Direction, Record
 from worker.operations.states import State
 
 pytestmark = pytest.mark.slow
 
 ONCE = {"first": 1, "second": 1, "third": 1, "fourth": 1}
+
+
+def assert_said(toys: Toys, text: str) -> None:
+    eventually(lambda: text in toys.deployment.log())
+
+
+def assert_untouched(toys: Toys, record: Record) -> None:
+    found = toys.journal.get(record.id)
+    assert (found.state, found.attempts) == (State.QUEUED, {})
 
 
 def test_a_lost_message_is_sent_again(own_toys: Toys, redis_server: RedisServer) -> None:
@@ -141,10 +150,15 @@ def test_a_long_queue_is_not_made_longer(redis_server: RedisServer, tmp_path: Pa
 
 
 def test_an_operation_that_this_worker_cannot_send_does_not_hold_up_the_others(own_toys: Toys) -> None:
-    """A pool that is not configured any more, and an operation of a newer version."""
+    """A pool that is not configured any more, an operation of another release, and one whose steps were others then."""
     strangers = [
         Record(id="gone-pool", name="toy", pool="gone", request={}, position=1, step="second"),
         Record(id="newer", name="newer", pool="lab", request={}, position=1, step="second"),
+        Record(id="moved", name="toy", pool="lab", request={}, position=1, step="third"),
+        Record(id="shorter", name="toy", pool="lab", request={}, position=4, step="fifth"),
+        Record(
+            id="undone", name="toy", pool="lab", request={}, direction=Direction.UNDO, position=2, step="undo_third"
+        ),
     ]
     for stranger in strangers:
         own_toys.journal.enter(stranger)
@@ -154,6 +168,20 @@ def test_an_operation_that_this_worker_cannot_send_does_not_hold_up_the_others(o
     handle = own_toys.submit()
     own_toys.journal.redis.zadd(f"{own_toys.journal.prefix}:live", {handle.id: 2})
     handle.wait(30)
-    eventually(lambda: "operation gone-pool cannot be sent on by this worker" in own_toys.deployment.log())
-    eventually(lambda: "operation newer waits for a worker that knows newer" in own_toys.deployment.log())
-    assert own_toys.journal.get("newer").state is State.QUEUED
+    assert_said(own_toys, "operation gone-pool cannot be sent on by this worker")
+    assert_said(own_toys, "operation newer waits for a worker that knows newer")
+    for foreign in strangers[2:]:
+        assert_said(own_toys, f"operation {foreign.id} cannot be sent on by this worker: It stands at '{foreign.step}'")
+    for stranger in strangers:
+        assert_untouched(own_toys, stranger)
+
+
+def test_a_message_of_another_release_is_not_acted_upon(own_toys: Toys) -> None:
+    """Its worker has the step at this place, and ours has another one there, or none."""
+    own_toys.deployment.worker()
+    for position in (1, 4):
+        foreign = Record(id=f"at-{position}", name="toy", pool="lab", request={}, position=position, step="inserted")
+        own_toys.journal.enter(foreign)
+        own_toys.client.app.send_task("vmops.toy.second", args=[foreign.id, position], queue="vmops.steps.lab")
+        assert_said(own_toys, f"of {foreign.id} dropped: another release's")
+        assert_untouched(own_toys, foreign)

@@ -1,10 +1,12 @@
 -- Let one delivery of a step act. Answers {outcome} or {'claimed', flat record}.
 -- KEYS: op, live, events      ARGV: id, direction, position, token, ttl_ms, step, key prefix
 local now = now_ms()
-local op = redis.call('HMGET', KEYS[1], 'state', 'direction', 'position', 'cancel', 'pool', 'token', 'lease_until')
+local op = redis.call('HMGET', KEYS[1], 'state', 'direction', 'position', 'cancel', 'pool', 'token', 'lease_until',
+  'step')
 local state, pool, token = op[1], op[5], ARGV[4]
 if not state then return {'missing'} end
 if FINAL[state] or state == 'stuck' or op[2] ~= ARGV[2] or op[3] ~= ARGV[3] then return {'stale'} end
+if op[8] ~= ARGV[6] then return {"another release's"} end -- it has the step elsewhere
 if op[6] == token then return {'claimed', redis.call('HGETALL', KEYS[1])} end -- the answer was lost, and we are asked again
 if op[6] and tonumber(op[7] or '0') > now then return {'busy'} end
 if op[2] == 'run' then
