@@ -123,7 +123,6 @@ class Journal:
                 int(self._grace_s * 1000),
                 json.dumps({"state": record.state, "text": "submitted" if announced else "accepted"}),
                 results.meta(record),
-                self._retention_ms,
             ],
         )
         return bool(answer)
@@ -160,7 +159,6 @@ class Journal:
                     json.dumps(_encode(fields)),
                     json.dumps(event) if event else "",
                     results.meta(record),
-                    self._retention_ms,
                 ],
             )
         )

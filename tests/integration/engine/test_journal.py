@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from worker.errors import NotCancellable, OperationNotFound
+from worker.operations import results
 from worker.operations.journal import Claim, Journal, Link, Move, connect
 from worker.operations.record import Direction, Record
 from worker.operations.states import State
@@ -153,14 +154,16 @@ class TestMove:
         record = claimed(journal, entered(journal))
         assert journal.hold(record, "vm:1", queue=True) == record.id
         record.holds.append("vm:1")
+        keys = (f"{journal.prefix}:op:{record.id}", f"{journal.prefix}:events:{record.id}", results.key(record.id))
+        assert [journal.redis.pttl(key) for key in keys] == [-1, -1, -1], "they stay as long as it goes on, or is stuck"
         ended_at = journal.move(record, Move(State.SUCCEEDED, "none", {"result": {"a": 1}}, text="done", ended="first"))
         after = journal.get(record.id)
         assert (after.ended_at, after.token, after.times["first"][1]) == (ended_at, "", ended_at)
         assert scores(journal, "live") == {}
         assert journal.open_holds() == {}
         assert journal.unannounced() == [record.id]
-        for key in (f"op:{record.id}", f"events:{record.id}"):
-            assert 0 < journal.redis.pttl(f"{journal.prefix}:{key}") <= 100_000
+        for key in keys:
+            assert 0 < journal.redis.pttl(key) <= 100_000
         journal.announced(record.id)
         assert journal.unannounced() == []
 

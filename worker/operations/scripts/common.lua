@@ -18,8 +18,8 @@ local function log(stream, event)
 end
 
 -- What AsyncResult(operation id) reads: the same key and channel as Celery's own Redis backend.
-local function publish_result(key, meta, ttl_ms)
-  redis.call('SET', key, meta, 'PX', ttl_ms)
+local function publish_result(key, meta)
+  redis.call('SET', key, meta)
   redis.call('PUBLISH', key, meta)
 end
 

@@ -54,13 +54,12 @@ if spec.place == 'waiting' then
   end
 end
 log(KEYS[3], spec.event)
-publish_result(KEYS[4], spec.meta, spec.retention_ms)
+publish_result(KEYS[4], spec.meta)
 if spec.announce then redis.call('SADD', KEYS[5], id) end
 
 if spec.final then
   redis.call('HSET', op, 'ended_at', now)
-  redis.call('PEXPIRE', op, spec.retention_ms)
-  redis.call('PEXPIRE', KEYS[3], spec.retention_ms)
+  for _, key in ipairs({op, KEYS[3], KEYS[4]}) do redis.call('PEXPIRE', key, spec.retention_ms) end
   for i = FIRST_HOLD, #KEYS do
     local place = redis.call('LPOS', KEYS[i], id)
     redis.call('LREM', KEYS[i], 0, id)
