@@ -5,13 +5,16 @@ A part is a function that yields findings; each looks at one thing, and none rai
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from worker.cli.complaints import broker_problem, without_password
 from worker.cli.dom0 import pack_version
 from worker.errors import VmopsError
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     from worker.client import VMOps
@@ -20,6 +23,8 @@ Level = Literal["good", "note", "bad"]
 _ANSWER_S = 40.0
 #: Half of what beat allows for clocks that run apart (worker.app): beyond that, its ticks expire unseen.
 _MOST_APART_S = 30.0
+#: How much of a variable's name must be that of a setting.
+_NEARLY = 0.75
 _NO_PACK = (
     "get_console_output, what needs the agent in the guest, live XenStore records, kernel files and the firewall are "
     "refused there"
@@ -39,6 +44,7 @@ class Finding:
 
 def examine(vmops: VMOps) -> Iterator[Finding]:
     """Yield what is found, part by part."""
+    yield from _variables()
     yield from _journal(vmops)
     broker = _broker(vmops)
     yield broker
@@ -47,6 +53,17 @@ def examine(vmops: VMOps) -> Iterator[Finding]:
     for pool in vmops.settings.pools:
         if broker.level == "good":
             yield from _pool(vmops, pool)
+
+
+def _variables() -> Iterator[Finding]:
+    """Name the variables that are nearly settings; others may be anybody's, such as Kubernetes' own."""
+    known = ["CONFIG", *map(str.upper, Settings.model_fields)]
+    for name in sorted(os.environ):
+        prefix, _, rest = name.upper().partition("_")
+        setting = rest.partition("__")[0]
+        close = get_close_matches(setting, known, 1, _NEARLY)
+        if prefix == "VMOPS" and close and setting not in known:
+            yield Finding("settings", name, "note", "is no setting, and ignored", f"Did you mean VMOPS_{close[0]}?")
 
 
 def _journal(vmops: VMOps) -> Iterator[Finding]:

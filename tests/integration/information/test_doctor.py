@@ -78,6 +78,15 @@ def test_clocks_that_run_apart_are_told_with_the_direction() -> None:
     assert doctor._clock("lab", {"journal": 29.0, "pool": -1.0}).level == "good"
 
 
+def test_a_variable_that_is_nearly_a_setting_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VMOPS_LEASE_TTL", "VMOPS_POOL__LAB__URL", "VMOPS_POOLS__LAB__URL", "VMOPS_SERVICE_HOST"):
+        monkeypatch.setenv(name, "any")
+    assert [(one.what, one.level, one.advice) for one in doctor._variables()] == [
+        ("VMOPS_LEASE_TTL", "note", "Did you mean VMOPS_LEASE_TTL_S?"),
+        ("VMOPS_POOL__LAB__URL", "note", "Did you mean VMOPS_POOLS?"),
+    ]
+
+
 def test_an_image_store_that_cannot_be_used_is_told(office: Office, tmp_path: Path) -> None:
     answer = office.client.get_worker()
     assert answer["image_store"] is None
