@@ -24,7 +24,14 @@ from tasks.parts.migrated import refuse_migrating
 from tasks.provision.check import NULL, Facts
 from tasks.provision.networks import find_network
 from tasks.provision.request import Network
-from worker.errors import InstanceNotFound, InsufficientFreeMemory, NoValidHost, RequestError, XenAPIFailure
+from worker.errors import (
+    InstanceGone,
+    InstanceNotFound,
+    InsufficientFreeMemory,
+    NoValidHost,
+    RequestError,
+    XenAPIFailure,
+)
 from worker.operations.definition import operation, step
 from worker.operations.op import Op
 from worker.operations.request import InstanceRequest
@@ -174,6 +181,8 @@ def stay(op: Op, pool: Session, pools: Pools) -> None:
     for where in (pool,) if there.pool_name == pool.pool_name else (pool, there):
         for found in vm.matching(where, vm_uuid=op.data["vm"]["uuid"]):
             _put_right(op, where, found)
+            if rec is None:
+                op.note(f"{power.title(found.rec)} had arrived in pool {where.pool_name!r}, and stays there")
     expect_no_more(there, op.data["vm"])
 
 
@@ -249,11 +258,11 @@ def _put_right(op: Op, where: Session, found: Found) -> dict[str, dict[str, Any]
 
 @step
 def settle(op: Op, pools: Pools) -> None:
-    """Put the marks right on what is new, and say where the VM is."""
+    """Put the marks right on what is new, and say where the VM is. Raises InstanceGone."""
     there = pools(op.data["there"])
     arrived = _over_there(op, there)
     if not arrived:
-        raise InstanceNotFound(f"{power.title(op.data['vm'])} is not in pool {there.pool_name!r}: look for it.")
+        raise InstanceGone(f"{power.title(op.data['vm'])} is not in pool {there.pool_name!r}: look for it.")
     found = arrived[0]
     disks = _put_right(op, there, found)
     expect_no_more(there, op.data["vm"])
@@ -267,4 +276,6 @@ def settle(op: Op, pools: Pools) -> None:
     )
 
 
-live_migrate = operation("live_migrate", LiveMigrateRequest, choose_place, move, settle, doc=__doc__)
+live_migrate = operation(
+    "live_migrate", LiveMigrateRequest, choose_place, move, settle, point_of_no_return=move, doc=__doc__
+)

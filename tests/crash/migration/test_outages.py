@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.crash.migration import test_live as live
 from tests.crash.migration.cases import (
     Case,
     assert_confirmed,
@@ -160,6 +161,50 @@ def test_a_pool_that_dies_while_a_move_is_confirmed(rig: TwoPools, call: str, nt
 def test_a_pool_that_dies_while_a_move_is_reverted(rig: TwoPools, at: str, call: str, nth: int, dies: str) -> None:
     case = finished(rig)
     assert_reverted(rig, case, strike(rig, case, dies, revert, at, match=call, nth=nth))
+
+
+# -- running VMs
+
+
+def assert_there_or_here(rig: TwoPools, case: Case, handle: Handle) -> None:
+    """The VM runs where it shall, or where it ran before."""
+    if handle.record().state == State.UNDONE:
+        rig.assert_as_before(case.made, case.name)
+    else:
+        live.assert_moved(rig, case, handle)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("dies", ["lab", "far"])
+@pytest.mark.parametrize(
+    ("at", "call"),
+    [("far", "host.migrate_receive"), ("lab", "VM.assert_can_migrate"), ("lab", "Async.VM.migrate_send")],
+)
+def test_a_pool_that_dies_while_a_vm_moves_to_the_other_as_it_runs(
+    rig: TwoPools, at: str, call: str, dies: str
+) -> None:
+    case = live.to_another_pool(rig)
+    assert_there_or_here(rig, case, strike(rig, case, dies, live.move, at, match=call, nth=1))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("prepare", "call"),
+    [(live.to_another_host, "Async.VM.pool_migrate"), (live.to_another_sr, "Async.VM.migrate_send")],
+)
+def test_a_pool_that_dies_while_a_vm_moves_within_it_as_it_runs(rig: TwoPools, prepare: Any, call: str) -> None:
+    case = prepare(rig)
+    assert_there_or_here(rig, case, strike(rig, case, "lab", live.move, "lab", match=call, nth=1))
+
+
+@pytest.mark.matrix
+def test_a_vm_that_its_new_pool_has_forgotten_is_not_said_to_be_where_it_was(rig: TwoPools) -> None:
+    case = live.to_another_pool(rig)
+    lost = strike(rig, case, "far", live.move, "far", match="VM.remove_from_other_config", nth=1)
+    assert "look for it" in rig.failed(lost, "InstanceGone", State.FAILED)
+
+
+# -- both at once
 
 
 def test_the_vm_is_given_back_while_the_destination_is_gone(rig: TwoPools) -> None:

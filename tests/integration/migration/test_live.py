@@ -11,6 +11,7 @@ import pytest
 from tests.support.two_pools import TwoPools
 from tests.support.worker import eventually
 from worker.client import Handle
+from worker.errors import NotCancellable
 from worker.operations.states import State
 
 
@@ -123,6 +124,35 @@ def test_a_network_that_is_not_there_is_named(rig: TwoPools) -> None:
         name = call("network.get_name_label", call("VIF.get_network", vif))
     text = rig.failed(live(rig, made, dest={"pool": "far"}, networks={name: "nowhere"}), "NetworkNotFound")
     assert "nowhere" in text
+
+
+@pytest.mark.matrix
+def test_a_vm_that_has_arrived_is_not_taken_back(rig: TwoPools) -> None:
+    made = rig.add("arrived", 4)
+    pause = rig.far.add_fault(match="VM.remove_from_other_config", effect="pause", when="before")
+    moving = live(rig, made, dest={"pool": "far"})
+    rig.far.wait_for_hit(pause)
+    with pytest.raises(NotCancellable, match="has done its work"):
+        moving.cancel()
+    rig.far.clear_faults()
+    assert rig.done(moving)["pool"] == "far"
+
+
+@pytest.mark.matrix
+def test_a_move_that_is_cancelled_too_late_says_where_the_vm_is(rig: TwoPools) -> None:
+    made = rig.add("cancelled", 4)
+    sending = rig.far.add_fault(match="PUT /import_raw_vdi", effect="pause", when="before")
+    moving = live(rig, made, dest={"pool": "far"})
+    rig.far.wait_for_hit(sending)
+    eventually(lambda: moving.record().state == State.WAITING)
+    pause = rig.simulator.add_fault(match="task.cancel", effect="pause", when="before")
+    moving.cancel()
+    rig.simulator.wait_for_hit(pause)
+    rig.far.clear_faults()
+    eventually(lambda: rig.vm("lab", uuid=made["uuid"]) is None)
+    rig.simulator.clear_faults()
+    assert rig.wait(moving).state == State.CANCELLED
+    assert "had arrived in pool 'far', and stays there" in "\n".join(rig.history(moving))
 
 
 @pytest.mark.matrix
