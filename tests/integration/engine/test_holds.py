@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.engine import Toys
+from tests.support.worker import eventually
 from worker.client import Handle
 from worker.errors import OperationFailed
 from worker.operations.states import State
@@ -27,8 +28,10 @@ def holders(toys: Toys, vm: str) -> list[str]:
 def test_operations_of_one_vm_take_their_turns_in_order_of_arrival(running_toys: Toys, vm: str) -> None:
     handles: list[Handle] = []
     for _ in range(4):
-        handles.append(running_toys.submit(vm=vm, sleep_s=0.1))
-        running_toys.await_step(handles[-1], "first", State.WAITING if len(handles) > 1 else State.RUNNING)
+        handles.append(running_toys.submit(vm=vm, freeze_at="" if handles else "first"))
+        eventually(lambda: holders(running_toys, vm) == [handle.id for handle in handles])
+    running_toys.await_frozen(handles[0])
+    running_toys.thaw(handles[0])
     for handle in handles:
         handle.wait(30)
     spans = [handle.record().times for handle in handles]
@@ -63,17 +66,15 @@ def test_on_conflict_fail_is_refused_at_once_and_leaves_the_holder_alone(running
 
 
 def _succeed(toys: Toys, vm: str) -> Handle:
-    return toys.submit(vm=vm, wait_s=0.5)
+    return toys.submit(vm=vm, freeze_at="second")
 
 
 def _fail(toys: Toys, vm: str) -> Handle:
-    return toys.submit(vm=vm, wait_s=0.5, fail_at="second")
+    return toys.submit(vm=vm, freeze_at="second", fail_at="second")
 
 
 def _be_cancelled(toys: Toys, vm: str) -> Handle:
-    handle = toys.submit(vm=vm, wait_s=60)
-    toys.await_state(handle, State.WAITING)
-    return handle
+    return toys.submit(vm=vm, wait_s=60)
 
 
 @pytest.mark.parametrize("end", [_succeed, _fail, _be_cancelled])
@@ -81,15 +82,20 @@ def test_every_kind_of_end_lets_the_next_one_go_on_soon(
     running_toys: Toys, vm: str, end: Callable[[Toys, str], Handle]
 ) -> None:
     holder = end(running_toys, vm)
-    running_toys.await_state(holder, State.WAITING)
+    if end is _be_cancelled:
+        running_toys.await_state(holder, State.WAITING)
+    else:
+        running_toys.await_frozen(holder)
     heir = running_toys.submit(vm=vm)
     running_toys.await_state(heir, State.WAITING)
     if end is _be_cancelled:
         holder.cancel()
-    heir.wait(20)
+    else:
+        running_toys.thaw(holder)
+    heir.wait(60)
     ended_at = holder.record().ended_at
     assert ended_at is not None
-    assert heir.record().times["second"][0] - ended_at < 3000
+    assert heir.record().times["second"][0] - ended_at < 20_000, "by itself it would look after a minute"
     assert holders(running_toys, vm) == []
 
 

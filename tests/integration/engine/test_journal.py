@@ -167,13 +167,16 @@ class TestMove:
         journal.announced(record.id)
         assert journal.unannounced() == []
 
-    def test_parking_takes_it_from_the_live_ones_and_waking_takes_it_back(self, journal: Journal) -> None:
+    def test_parking_takes_it_from_the_live_ones_and_waking_takes_it_back(
+        self, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         record = claimed(journal, entered(journal))
         watch = [{"cls": "task", "ref": "r", "field": "status", "while_in": []}]
-        assert journal.move(record, Move(State.WAITING, "waiting", {}, due_in_s=0.05, watch=watch))
+        assert journal.move(record, Move(State.WAITING, "waiting", {}, due_in_s=60, watch=watch))
         assert scores(journal, "live") == {}
         assert journal.due("lab") == []
-        time.sleep(0.1)
+        later_ms = journal.now_ms() + 60_000
+        monkeypatch.setattr(journal, "now_ms", lambda: later_ms)
         assert journal.due("lab") == [record.id]
         wake = Move(State.QUEUED, "live", {}, is_parked=True)
         record = journal.get(record.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.engine import Toys
+from tests.support.worker import eventually
 from worker.errors import NotCancellable, OperationFailed
 from worker.operations.states import State
 
@@ -57,8 +58,9 @@ def test_cancelling_a_stuck_operation_tries_the_undo_again(running_toys: Toys) -
     handle = running_toys.submit(fail_at="third", undo_fails="second", vm="stuck-vm")
     running_toys.await_state(handle, State.STUCK)
     assert running_toys.journal.open_holds()["lab:vm:stuck-vm"] == [handle.id], "a stuck operation keeps its VM"
+    tries = running_toys.calls(handle)["undo_second"]
     handle.cancel()
-    running_toys.await_state(handle, State.UNDOING)
+    eventually(lambda: running_toys.calls(handle)["undo_second"] > tries)
     running_toys.await_state(handle, State.STUCK)
     running_toys.repair(handle)
     handle.cancel()

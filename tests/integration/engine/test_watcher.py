@@ -16,6 +16,7 @@ from tests.support.servers import RedisServer
 from tests.support.worker import eventually
 from worker.client import Handle
 from worker.errors import XenAPIFailure
+from worker.operations import watcher
 from worker.operations.states import State
 from worker.operations.watcher import Watcher
 
@@ -158,11 +159,12 @@ def test_a_change_between_the_look_and_the_parking_is_not_missed(toys: Toys, poo
     tick(toys, pool)
     ref = f"OpaqueRef:{uuid4()}"
     pool.set(ref, "pending")
-    late = toys.client.submit("watch_toy", {"ref": ref, "look_s": 1.0})
-    toys.await_step(late, "watched")
-    time.sleep(0.2)
+    late = toys.client.submit("watch_toy", {"ref": ref, "is_held": True})
+    key = f"held:{late.id}"
+    eventually(lambda: toys.effects.get(key))
     pool.set(ref, "success")  # the step has looked, and is not parked yet
     tick(toys, pool)
+    toys.effects.rpush(f"go-on:{late.id}", 1)
     toys.await_state(late, State.WAITING)
     assert tick(toys, pool) == 1
     late.wait(20)
@@ -248,9 +250,12 @@ def test_another_failure_of_the_pool_keeps_everybody_waiting_and_what_is_due_by_
     assert due_ref
 
 
-def test_a_pool_that_does_not_answer_is_left_alone_for_a_while(toys: Toys, pool: Pool) -> None:
+def test_a_pool_that_does_not_answer_is_left_alone_for_a_while(
+    toys: Toys, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handle, ref = wait_for(toys, pool)
-    pool.pause_s = 0.4
+    monkeypatch.setattr(watcher, "_REST", 600.0)
+    pool.pause_s = 0.1
     pool.failure = XenAPIFailure(["HOST_OFFLINE"], call="event.from")
     pool.fails_at_once = True
     with pytest.raises(XenAPIFailure):
@@ -258,20 +263,23 @@ def test_a_pool_that_does_not_answer_is_left_alone_for_a_while(toys: Toys, pool:
     pool.failure = None
     pool.set(ref, "success")
     assert tick(toys, pool) == 0
-    assert len(pool.asked) == 1, "it rests for 0.8 s"
-    eventually(lambda: tick(toys, pool), 5)
+    assert len(pool.asked) == 1, "it rests for 600 times as long as the look took"
+    rest = f"{toys.journal.prefix}:rest:lab"
+    assert 0 < toys.journal.redis.pttl(rest) <= 1000 * watcher._LONGEST_REST_S + 1
+    toys.journal.redis.pexpire(rest, 1)
+    eventually(lambda: tick(toys, pool))
     handle.wait(20)
 
 
 def test_two_watchers_do_not_look_at_once_and_a_dead_one_is_followed_soon(toys: Toys, pool: Pool) -> None:
     handle, ref = wait_for(toys, pool)
     key = f"{toys.journal.prefix}:watcher:lab"
-    toys.journal.redis.set(key, "another", px=500)
+    toys.journal.redis.set(key, "another", px=60_000)
     pool.set(ref, "success")
     assert tick(toys, pool) == 0
     assert pool.asked == []
-    time.sleep(0.6)
-    assert tick(toys, pool) == 1
+    toys.journal.redis.pexpire(key, 1)
+    eventually(lambda: tick(toys, pool) == 1)
     handle.wait(20)
     assert toys.journal.redis.get(key) is None
 
