@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks.parts import power
 from tasks.parts.calls import carry_out, until_ended
@@ -34,7 +34,7 @@ from worker.errors import (
 )
 from worker.operations.definition import operation, step
 from worker.operations.op import Op
-from worker.operations.request import InstanceRequest
+from worker.operations.request import InstanceRequest, Place
 from worker.resources import Pools
 from worker.retry import Kind, kind_of
 from worker.xenapi import event, host, vbd, vdi, vif, vm, vm_power
@@ -52,10 +52,8 @@ _DEADLINE_S = 24 * 3600.0
 Records = dict[tuple[str, str], dict[str, Any]]
 
 
-class LiveDestination(BaseModel):
+class LiveDestination(Place):
     """Where to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pool: str | None = Field(default=None, description="Name of a configured pool; default: the VM's own.")
     host: UUID | None = Field(default=None, description="Host; default: the one with the most free memory.")
@@ -89,6 +87,8 @@ def choose_place(op: Op, pool: Session, pools: Pools) -> None:
     found = take_fresh(op, pool)
     refuse_migrating(found.rec, "moved")
     is_far = there.pool_name != pool.pool_name
+    if request.networks and not is_far:
+        raise RequestError("networks goes with a move to another pool: within one, interfaces keep theirs.")
     if is_far:
         refuse_unfiltered(there, found.rec)
         refuse_other_pool(found.rec, there.pool_name)
@@ -96,7 +96,10 @@ def choose_place(op: Op, pool: Session, pools: Pools) -> None:
     rec = {"ref": found.ref, **found.rec}
     power.assert_unlocked(rec, _MEMORY, _STORAGE)
     if rec["power_state"] != "Running":
-        raise power.refuse_state(rec, "moved while it runs", "start it, or use migrate_disk_and_power_off")
+        way = (
+            "start it, or use migrate_disk_and_power_off" if rec["power_state"] == "Halted" else "resume or unpause it"
+        )
+        raise power.refuse_state(rec, "moved while it runs", way)
     disks = vbd.disks_of(pool, found.ref)
     here = event.records(pool, [*(f"VDI/{disk.vdi_ref}" for disk in disks), "network"])
     facts = Facts(
@@ -148,8 +151,16 @@ def _networks(
 ) -> dict[str, dict[str, str]]:
     """Return the network over there of each interface, and its bridge. Raises NetworkNotFound, RequestError."""
     vif_map, bridges = {}, {}
-    for ref, rec in vif.of_vm(pool, found.ref).items():
-        name = str(here["network", rec["network"]]["name_label"])
+    vifs = vif.of_vm(pool, found.ref)
+    own = {ref: str(here["network", rec["network"]]["name_label"]) for ref, rec in vifs.items()}
+    strange = sorted(request.networks.keys() - own.values())
+    if strange:
+        raise RequestError(
+            f"networks: {power.title(found.rec)} has no interface on {', '.join(strange)}; it has: "
+            f"{', '.join(sorted(set(own.values()))) or 'none'}."
+        )
+    for ref, rec in vifs.items():
+        name = own[ref]
         wish = Network(network=request.networks.get(name, name))
         network_ref = find_network(facts.records, wish, str(request.dest.pool))
         if network_ref is None:

@@ -132,7 +132,7 @@ class VMOps(Members):
         if name not in self._catalogue:
             self._catalogue = self.journal.catalogue()
         if self._catalogue and name not in self._catalogue:
-            raise UnknownOperation(f"No operation is called {name!r}. There are: {', '.join(sorted(self._catalogue))}.")
+            raise UnknownOperation.among("operation", name, self._catalogue)
         if not self.settings.allow_secrets_in_clear or self.journal.public_key() is not None:
             request = with_secrets(request, self._catalogue.get(name, SECRET_FIELDS.get(name, ())), self._closed)
         try:

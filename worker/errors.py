@@ -31,10 +31,12 @@ Each message is a sentence that says what was wrong and what to do. No message c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
 
 class VmopsError(Exception):
@@ -68,6 +70,14 @@ class UnknownPool(RequestError):
 
 class UnknownOperation(RequestError):
     """No operation bears this name."""
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownOperation:
+        """Return the error for a name that is none of those known: with the nearest, or else with all of them."""
+        names = sorted(known)
+        near = get_close_matches(name, names, 1)
+        rest = f"Did you mean {near[0]}? `vmops tasks` lists all." if near else f"There are: {', '.join(names)}."
+        return cls(f"No {kind} is called {name!r}. {rest}")
 
 
 class OperationNotFound(RequestError):
@@ -333,10 +343,34 @@ class Cancelled(VmopsError):
 _NO_OBJECT = {"model_type", "model_attributes_type", "dict_type"}
 
 
-def problems_of(error: ValidationError, whole: str) -> list[str]:
+def problems_of(error: ValidationError, whole: str, model: type[BaseModel]) -> list[str]:
     """Return what is wrong with a document called `whole`, one phrase for each place; no value is told."""
     return [
-        f"{'.'.join(map(str, one['loc'])) or whole}: "
-        + ("should be an object" if one["type"] in _NO_OBJECT else one["msg"].removeprefix("Value error, "))
+        f"{'.'.join(map(str, one['loc'])) or whole}: {_problem(one['type'], one['msg'], one['loc'], model)}"
         for one in error.errors(include_url=False, include_input=False, include_context=False)
     ]
+
+
+def _problem(kind: str, text: str, place: Sequence[str | int], model: type[BaseModel]) -> str:
+    if kind in _NO_OBJECT:
+        return "should be an object"
+    if kind != "extra_forbidden":
+        return text.removeprefix("Value error, ")
+    near = get_close_matches(str(place[-1]), _fields_at(place[:-1], model), 1)
+    return f"there is no such field (did you mean {near[0]}?)" if near else "there is no such field"
+
+
+def _fields_at(place: Sequence[str | int], model: type[BaseModel]) -> list[str]:
+    """Return the fields that a part of a document may have; indices and keys of our users' are passed over."""
+    models = [model]
+    for name in place:
+        inner = [one.model_fields[str(name)].annotation for one in models if name in one.model_fields]
+        models = [found for kind in inner for found in _models_in(kind)] if inner else models
+    return [name for one in models for name in one.model_fields]
+
+
+def _models_in(kind: Any) -> Iterator[type[BaseModel]]:
+    if hasattr(kind, "model_fields"):
+        yield kind
+    for part in get_args(kind):
+        yield from _models_in(part)

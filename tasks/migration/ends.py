@@ -111,7 +111,9 @@ def find_finished(op: Op, pool: Session, pools: Pools) -> None:
         return
     found, mark = taken
     if mark.state not in {FINISHED, FINISHED_THERE, CONFIRMING}:
-        raise RequestError(f"The migration of VM {mark.name!r} is {mark.state}: only a finished one can be confirmed.")
+        raise RequestError(
+            f"The migration of VM {mark.name!r} is in state {mark.state!r}: only a finished one can be confirmed."
+        )
     left, made = _sides(op, pools, found, mark)
     if made is None:
         raise InstanceNotFound(f"Pool {mark.destination['pool']!r} has no VM {mark.name!r} of this migration any more.")
@@ -237,7 +239,7 @@ def end_migration(op: Op, pools: Pools) -> None:
 
 @step
 def find_migration(op: Op, pool: Session, pools: Pools) -> None:
-    """Find both VMs. A VM without a mark was never left, or is back already. Changes nothing."""
+    """Find both VMs. A VM without a mark was never left, is back already, or was confirmed. Changes nothing."""
     taken = _take(op, pool, pools)
     if taken is None:
         found = vm.find(pool, **op.request(RevertRequest).instance.model_dump(mode="json"))
@@ -276,8 +278,9 @@ def revert(op: Op, pool: Session, pools: Pools) -> None:
         rec = power.look(op, pool)
         if wish and rec["power_state"] == "Halted":
             power.start(op, pool, rec)
-        op.note("the VM was never left, or is back already")
-        power.set_outcome(op, "Running" if wish else rec["power_state"])
+        op.note("nothing to revert: the VM was never left, is back already, or was confirmed")
+        state = "Running" if wish else rec["power_state"]
+        op.set_result(reverted=False, vm_uuid=rec["uuid"], name=rec["name_label"], power_state=state)
         return
     mark = _mark(op)
     here = pools(mark.source["pool"])
@@ -286,7 +289,7 @@ def revert(op: Op, pool: Session, pools: Pools) -> None:
     if there is None:
         op.note(f"what was made in pool {mark.destination['pool']!r} is left there")
     rec = vm_power.get(here, op.data["left"]["ref"])
-    op.set_result(vm_uuid=rec["uuid"], name=rec["name_label"], power_state=rec["power_state"])
+    op.set_result(reverted=True, vm_uuid=rec["uuid"], name=rec["name_label"], power_state=rec["power_state"])
 
 
 confirm_migration = operation(

@@ -68,7 +68,7 @@ def _checked(op: Op, found: Found) -> Mark:
         raise RequestError(f"VM {found.rec['name_label']!r} was not left by this migration: check vm_uuid and id.")
     if mark.state != MOVED:
         raise RequestError(
-            f"The migration of VM {mark.name!r} is {mark.state}: only one that is moved can be finished."
+            f"The migration of VM {mark.name!r} is in state {mark.state!r}: only a moved one can be finished."
         )
     if mark.destination["pool"] != op.pool_name:
         raise RequestError(f"The disks of VM {mark.name!r} are in pool {mark.destination['pool']!r}: name that one.")

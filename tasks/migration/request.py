@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.provision.request import Flavor, Network
-from worker.operations.request import InstanceRequest, Request
+from worker.operations.request import InstanceRequest, Place, Request
 
 _EXAMPLE: dict[str, Any] = {"instance": {"name": "web01"}}
 _FLAVOR = {"memory_mb": 2048, "vcpus": 2, "root_gb": 20}
@@ -18,7 +18,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Destination(_Part):
+class Destination(Place):
     """Where to."""
 
     pool: str = Field(description="Name of a configured pool; the VM's own for a resize within it.")
@@ -26,11 +26,6 @@ class Destination(_Part):
     sr: UUID | None = Field(
         default=None, description="Storage repository; default: each disk's own within a pool, else the default one."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"pool": value} if isinstance(value, str) else value
 
 
 class MigrateRequest(InstanceRequest):

@@ -108,7 +108,8 @@ def refuse_migrating(vm_rec: dict[str, Any], wish: str) -> None:
     """Raise RequestError when a VM is being resized or moved: it has a twin, or soon will."""
     mark = Mark.of(vm_rec)
     if mark is not None:
+        way = "finish" if mark.state in {MOVING, MOVED, FINISHING} else "confirm"
         raise RequestError(
             f"VM {vm_rec['name_label']!r} is being resized or moved (state {mark.state!r}, migration "
-            f"{mark.migration}) and cannot be {wish}: confirm or revert that first."
+            f"{mark.migration}) and cannot be {wish}: {way} or revert that first."
         )

@@ -124,8 +124,8 @@ def locked(rec: Rec, operation: str, text: str) -> InstanceLocked:
     """Return the error for a VM whose record forbids an operation."""
     why = f" ({text})" if text else ""
     return InstanceLocked(
-        f"{title(rec)} is locked: its blocked_operations forbid {operation}{why}. End the rescue or whatever set the "
-        "lock, or take the key away."
+        f"{title(rec)} is locked: its blocked_operations forbid {operation}{why}. End the rescue, the migration or "
+        "whatever else has set the lock, or take the key away."
     )
 
 

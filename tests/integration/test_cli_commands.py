@@ -281,7 +281,7 @@ def test_an_ended_operation_cannot_be_cancelled(vmops: Vmops, toys: Toys) -> Non
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["submit", "nothing"], "No operation is called 'nothing'"),
+        (["submit", "nothing"], "No operation or query is called 'nothing'"),
         (["submit", "toy", "colour=red"], "colour"),
         (["submit", "toy", "password=hunter2"], "password=@file"),
         (["submit", "toy", "pool=elsewhere"], "No pool is called 'elsewhere'; configured: lab."),
@@ -292,7 +292,7 @@ def test_an_ended_operation_cannot_be_cancelled(vmops: Vmops, toys: Toys) -> Non
         (["cancel", "nobody"], "No operation nobody is in the journal"),
         (["operations", "--state", "asleep"], "No state is called 'asleep'; there are: queued, running"),
         (["operations", "--limit", "0"], "--limit"),
-        (["tasks", "nothing"], "No task is called 'vmops.nothing'"),
+        (["tasks", "nothing"], "No task is called 'nothing'"),
         (["dance"], "No such command"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from celery import Celery, Task
 
 from worker.errors import UnknownOperation
-from worker.operations.catalogue import Definition, definition_of, definitions
+from worker.operations.catalogue import Definition, definition_of, definitions, is_declared
 from worker.operations.query import Query, queries, query_of
 from worker.operations.record import Direction
 
@@ -66,7 +66,11 @@ def load() -> None:
 def find_definition(name: str) -> Definition:
     """Return the operation called `name`, with or without `vmops.`. Raises UnknownOperation."""
     load()
-    return definition_of(name.removeprefix("vmops."))
+    wanted = name.removeprefix("vmops.")
+    if not is_declared(wanted):
+        known = [*(one.name for one in definitions()), *(one.name for one in queries())]
+        raise UnknownOperation.among("operation or query", wanted, known)
+    return definition_of(wanted)
 
 
 def query_if_known(name: str) -> Query | None:
@@ -103,13 +107,11 @@ def entries() -> list[Entry]:
 
 def find(name: str) -> Entry:
     """Return one task by its name, with or without `vmops.`. Raises UnknownOperation."""
-    wanted = f"vmops.{name.removeprefix('vmops.')}"
-    known = entries()
-    for entry in known:
-        if entry.task == wanted:
-            return entry
-    names = ", ".join(entry.task for entry in known if entry.kind in {"operation", "query", "periodic"})
-    raise UnknownOperation(f"No task is called {wanted!r}. There are: {names}.")
+    wanted = name.removeprefix("vmops.")
+    known = {entry.task.removeprefix("vmops."): entry for entry in entries()}
+    if wanted not in known:
+        raise UnknownOperation.among("task", wanted, (one for one in known if "." not in one))
+    return known[wanted]
 
 
 def _of_definition(definition: Definition) -> Iterator[Entry]:

@@ -100,7 +100,7 @@ def read_settings() -> Settings:
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
-    from worker.settings import get_settings
+    from worker.settings import Settings, get_settings
 
     named = os.environ.get("VMOPS_CONFIG")
     if named is not None and not Path(named).is_file():
@@ -109,7 +109,7 @@ def read_settings() -> Settings:
     try:
         return get_settings()
     except ValidationError as error:
-        problems = "; ".join(problems_of(error, "settings"))
+        problems = "; ".join(problems_of(error, "settings", Settings))
         raise Complaint(f"The settings are not valid ({source} and VMOPS_... variables): {problems}.", USAGE) from error
     except SettingsError as error:
         raise Complaint(f"A VMOPS_... variable cannot be read: {error}.", USAGE) from error

@@ -60,9 +60,14 @@ def _variables() -> Iterator[Finding]:
     known = ["CONFIG", *map(str.upper, Settings.model_fields)]
     for name in sorted(os.environ):
         prefix, _, rest = name.upper().partition("_")
-        setting = rest.partition("__")[0]
-        close = get_close_matches(setting, known, 1, _NEARLY)
-        if prefix == "VMOPS" and close and setting not in known:
+        setting, *parts = rest.split("__")
+        if prefix != "VMOPS" or setting in known:
+            continue
+        if setting.startswith("POOLS_"):  # two underscores are easily overlooked
+            close = ["POOLS__NAME__SETTING"]
+        else:
+            close = ["__".join([one, *parts]) for one in get_close_matches(setting, known, 1, _NEARLY)]
+        if close:
             yield Finding("settings", name, "note", "is no setting, and ignored", f"Did you mean VMOPS_{close[0]}?")
 
 

@@ -91,6 +91,8 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 def operation_details(record: Record, definition: Definition | None, now_ms: int) -> Group:
     """Return everything that matters about one operation."""
     facts = Table.grid(padding=(0, 2))
+    facts.add_column()
+    facts.add_column(overflow="fold")
     began = record.started_at or record.created_at
     taken = view.duration(((record.ended_at or now_ms) - began) / 1000) if began else ""
     rows: list[tuple[str, Any]] = [

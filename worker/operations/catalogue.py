@@ -98,8 +98,7 @@ def definition_of(name: str) -> Definition:
     try:
         return _DEFINITIONS[name]
     except KeyError:
-        known = ", ".join(sorted(_DEFINITIONS))
-        raise UnknownOperation(f"No operation is called {name!r}. There are: {known}.") from None
+        raise UnknownOperation.among("operation", name, _DEFINITIONS) from None
 
 
 def definition_for(record: Record) -> Definition:

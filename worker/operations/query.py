@@ -129,4 +129,4 @@ def query_of(name: str) -> Query:
     try:
         return _QUERIES[name]
     except KeyError:
-        raise UnknownOperation(f"No query is called {name!r}. There are: {', '.join(sorted(_QUERIES))}.") from None
+        raise UnknownOperation.among("query", name, _QUERIES) from None

@@ -58,6 +58,17 @@ class Instance(BaseModel):
         return self.name or str(self.vm_uuid or self.uuid)
 
 
+class Place(BaseModel):
+    """Where something goes to; the name of a pool alone says so too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"pool": value} if isinstance(value, str) else value
+
+
 class Request(BaseModel):
     """What every operation's request has. Unknown fields are refused."""
 
@@ -137,6 +148,6 @@ def check(model: type[Request], values: dict[str, Any], context: dict[str, Any])
     try:
         return model.model_validate(values, context=context)
     except ValidationError as error:
-        texts = problems_of(error, "request")
+        texts = problems_of(error, "request", model)
         kind = SecretInClear if any("came in clear" in text for text in texts) else RequestError
         raise kind("The request is not valid: " + "; ".join(texts) + ".") from None

@@ -34,7 +34,8 @@ def failure_text(record: Record) -> str:
         State.STUCK: " Not everything could be undone: `vmops show` tells what is left, `vmops cancel` tries again.",
         State.UNDONE: " Everything was undone.",
     }
-    return f"{error['message']} [{error['code']} in {error['step']}]{endings.get(record.state, '')}"
+    where = f" in {error['step']}" if error["step"] else ""
+    return f"{error['message']} [{error['code']}{where}]{endings.get(record.state, '')}"
 
 
 def meta(record: Record) -> str:

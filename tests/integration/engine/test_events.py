@@ -59,7 +59,7 @@ def test_a_failed_operation_ends_its_row_with_the_cause(running_toys: Toys, log:
 def test_a_refused_request_ends_its_row_with_the_sentence(running_toys: Toys, log: EventLog) -> None:
     handle = running_toys.client.submit("toy", {"keyy": 1})
     running_toys.await_state(handle, State.FAILED)
-    assert "keyy: Extra inputs are not permitted" in str(closing(log, handle.id)["exception"])
+    assert "keyy: there is no such field" in str(closing(log, handle.id)["exception"])
 
 
 def test_a_cancelled_operation_ends_its_row_as_revoked(running_toys: Toys, log: EventLog) -> None:

@@ -79,11 +79,13 @@ def test_clocks_that_run_apart_are_told_with_the_direction() -> None:
 
 
 def test_a_variable_that_is_nearly_a_setting_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("VMOPS_LEASE_TTL", "VMOPS_POOL__LAB__URL", "VMOPS_POOLS__LAB__URL", "VMOPS_SERVICE_HOST"):
+    nearly = ("VMOPS_LEASE_TTL", "VMOPS_POOL__LAB__URL", "VMOPS_POOLS_LAB_URL")
+    for name in (*nearly, "VMOPS_POOLS__LAB__URL", "VMOPS_SERVICE_HOST"):
         monkeypatch.setenv(name, "any")
     assert [(one.what, one.level, one.advice) for one in doctor._variables()] == [
         ("VMOPS_LEASE_TTL", "note", "Did you mean VMOPS_LEASE_TTL_S?"),
-        ("VMOPS_POOL__LAB__URL", "note", "Did you mean VMOPS_POOLS?"),
+        ("VMOPS_POOLS_LAB_URL", "note", "Did you mean VMOPS_POOLS__NAME__SETTING?"),
+        ("VMOPS_POOL__LAB__URL", "note", "Did you mean VMOPS_POOLS__LAB__URL?"),
     ]
 
 

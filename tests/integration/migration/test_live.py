@@ -111,12 +111,14 @@ def test_what_the_pool_refuses_leaves_the_vm_as_it_is(rig: TwoPools) -> None:
 
 
 @pytest.mark.matrix
-def test_a_halted_vm_is_refused(rig: TwoPools) -> None:
+def test_a_vm_that_does_not_run_is_refused_with_what_would_help(rig: TwoPools) -> None:
     made = rig.add("halted", 4, running=False)
     assert "migrate_disk_and_power_off" in rig.failed(live(rig, made), "WrongPowerState")
+    with rig.simulator.session() as call:
+        call("VM.start", made["ref"], True, False)
+    assert "resume or unpause it" in rig.failed(live(rig, made), "WrongPowerState")
 
 
-@pytest.mark.matrix
 def test_a_network_that_is_not_there_is_named(rig: TwoPools) -> None:
     made = rig.add("network", 4)
     with rig.simulator.session() as call:
@@ -124,6 +126,9 @@ def test_a_network_that_is_not_there_is_named(rig: TwoPools) -> None:
         name = call("network.get_name_label", call("VIF.get_network", vif))
     text = rig.failed(live(rig, made, dest={"pool": "far"}, networks={name: "nowhere"}), "NetworkNotFound")
     assert "nowhere" in text
+    text = rig.failed(live(rig, made, dest="far", networks={"nowhere": name}), "RequestError")
+    assert f"no interface on nowhere; it has: {name}" in text
+    assert "another pool" in rig.failed(live(rig, made, networks={name: name}), "RequestError")
 
 
 @pytest.mark.matrix

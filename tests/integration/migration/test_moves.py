@@ -75,11 +75,11 @@ def test_a_reverted_vm_is_as_before(rig: TwoPools, dest: str) -> None:
     contents = rig.digests("lab", made["vdis"])
     done = rig.done(rig.finish(rig.done(rig.migrate(made, dest))))
     reverted = rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": done["vm_uuid"]}, pool=dest))
-    assert (reverted["vm_uuid"], reverted["power_state"]) == (made["uuid"], "Running")
+    assert reverted == {"reverted": True, "vm_uuid": made["uuid"], "name": "back", "power_state": "Running"}
     rig.assert_as_before(made, "back")
     assert rig.digests("lab", made["vdis"]) == contents
     again = rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": made["uuid"]}, pool="lab"))
-    assert again["vm_uuid"] == made["uuid"]
+    assert again == {**reverted, "reverted": False}
 
 
 def test_a_halted_vm_stays_halted_and_may_be_confirmed(rig: TwoPools) -> None:

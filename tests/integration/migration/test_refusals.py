@@ -83,9 +83,9 @@ def test_ephemeral_disks_never_become_smaller(rig: TwoPools) -> None:
 def test_a_vm_under_way_is_refused_by_every_other_move(rig: TwoPools) -> None:
     made = rig.add("once", 2)
     result = rig.done(rig.migrate(made))
-    assert "confirm or revert" in rig.failed(rig.migrate(made, "lab"), "RequestError")
+    assert "finish or revert" in rig.failed(rig.migrate(made, "lab"), "RequestError")
     live = rig.client.live_migrate(instance={"vm_uuid": made["uuid"]}, pool="lab")
-    assert "confirm or revert" in rig.failed(live, "RequestError")
+    assert "finish or revert" in rig.failed(live, "RequestError")
     start = rig.client.power_on(instance={"vm_uuid": made["uuid"]}, pool="lab")
     assert "moved by vmops" in rig.failed(start, "InstanceLocked")
     confirm = rig.client.confirm_migration(instance={"vm_uuid": made["uuid"]}, pool="lab")

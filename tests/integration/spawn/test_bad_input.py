@@ -41,7 +41,7 @@ def assert_untouched(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"colour": "blue"}, "colour: Extra inputs are not permitted"),
+        ({"colour": "blue"}, "colour: there is no such field"),
         ({"instance": {"uuid": "web01"}}, "instance.uuid: Input should be a valid UUID"),
         ({"instance": {"name": ""}}, "instance.name: String should have at least 1 character"),
         ({"instance": {"name": " "}}, "nor be blank"),
@@ -51,7 +51,7 @@ def assert_untouched(rig: Rig) -> None:
         ({"instance": {"name": "a\x07"}}, "control characters"),
         ({"instance": {"name": "web01-rescue"}}, "may not end in -rescue or -orig"),
         ({"instance": {"name": "web01-orig"}}, "may not end in -rescue or -orig"),
-        ({"instance": {"vm_uuid": str(uuid4())}}, "instance.vm_uuid: Extra inputs are not permitted"),
+        ({"instance": {"vm_uuid": str(uuid4())}}, "instance.vm_uuid: there is no such field"),
         ({"image_id": "ubuntu"}, "image_id: Input should be a valid UUID"),
         ({"flavor": {"memory_mb": 15}}, "flavor.memory_mb: Input should be greater than or equal to 16"),
         ({"flavor": {"memory_mb": "much"}}, "flavor.memory_mb: Input should be a valid integer"),
@@ -65,7 +65,7 @@ def assert_untouched(rig: Rig) -> None:
         ({"flavor": {"ephemeral_gb": 16385}}, "flavor.ephemeral_gb: Input should be less than or equal to 16384"),
         ({"flavor": {"vcpu_weight": 0}}, "flavor.vcpu_weight: Input should be greater than or equal to 1"),
         ({"flavor": {"vcpu_cap": -1}}, "flavor.vcpu_cap: Input should be greater than or equal to 0"),
-        ({"flavor": {"disk": 1}}, "flavor.disk: Extra inputs are not permitted"),
+        ({"flavor": {"disk": 1}}, "flavor.disk: there is no such field"),
         ({"networks": [{}]}, "networks.0.network: Field required"),
         ({"networks": [{"network": ""}]}, "networks.0.network: String should have at least 1 character"),
         ({"networks": [{"network": "n"}] * 8}, "networks: List should have at most 7 items"),

@@ -97,7 +97,8 @@ def refused_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str)
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("brokerurl = 'x'", "brokerurl: Extra inputs are not permitted"),
+        ("brokerurl = 'x'", "brokerurl: there is no such field (did you mean broker_url?)"),
+        ("[pools.lab]\nurll = 'x'\npassword = 'y'", "pools.lab.urll: there is no such field (did you mean url?)"),
         ("lease_ttl_s = -1", "lease_ttl_s"),
         ("[pools.lab]\nurl = 'ftp://x'\npassword = 'hunter2'", "url must begin with http:// or https://"),
         ("[pools.lab]\nurl = 'http://x'", "give password_file"),

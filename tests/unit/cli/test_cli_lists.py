@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -48,6 +49,12 @@ def test_an_operation_in_full_breaks_no_name_at_80_columns() -> None:
     told = drawn(operation_details(FAILED, definition, 0), 80)
     for step in definition.steps:
         assert f" {step.name} " in told
+
+
+def test_a_result_is_never_cut_off() -> None:
+    digest = "0123456789abcdef" * 8
+    told = drawn(operation_details(replace(FAILED, result={"sha512": digest}), None, 0), 80)
+    assert digest in "".join(told.split())
 
 
 def test_the_catalogue_breaks_no_name_at_80_columns() -> None:

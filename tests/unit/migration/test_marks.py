@@ -48,7 +48,9 @@ def test_only_the_locks_of_the_migration_count() -> None:
 def test_a_vm_under_way_is_refused() -> None:
     refuse_migrating(record(), "destroyed")
     with pytest.raises(RequestError, match="cannot be destroyed: confirm or revert"):
-        refuse_migrating(record(other_config={"vmops.migration": str(MARK)}), "destroyed")
+        refuse_migrating(record(other_config={"vmops.migration": str(MARK.at(FINISHED, 9, "two"))}), "destroyed")
+    with pytest.raises(RequestError, match="cannot be destroyed: finish or revert"):
+        refuse_migrating(record(other_config={"vmops.migration": str(MARK.at(MOVED, 9, "two"))}), "destroyed")
 
 
 def test_what_speaks_of_one_object_alone_is_not_taken_over() -> None:

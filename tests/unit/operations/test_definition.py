@@ -18,8 +18,10 @@ def test_a_declared_operation_is_known_by_name() -> None:
     assert toy in definitions()
     assert is_declared("toy")
     assert not is_declared("tyo")
-    with pytest.raises(UnknownOperation, match=r"No operation is called 'tyo'\. There are: .*toy"):
+    with pytest.raises(UnknownOperation, match=r"No operation is called 'tyo'\. Did you mean toy\?"):
         definition_of("tyo")
+    with pytest.raises(UnknownOperation, match=r"No operation is called 'zzz'\. There are: .*toy"):
+        definition_of("zzz")
 
 
 def test_its_tasks_are_named_after_the_functions() -> None:

@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from worker.errors import RequestError, SecretInClear
 from worker.operations.request import (
@@ -22,6 +22,8 @@ from worker.operations.request import (
 
 
 class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     size: int = 0
     token: Secret | None = None
 
@@ -53,7 +55,7 @@ def test_everything_that_is_wrong_is_told_in_one_sentence() -> None:
     assert text == (
         "The request is not valid: instance: name the VM by uuid, name or vm_uuid; "
         "size: Input should be a valid integer, unable to parse string as an integer; "
-        "colour: Extra inputs are not permitted."
+        "colour: there is no such field."
     )
 
 
@@ -62,12 +64,24 @@ def test_everything_that_is_wrong_is_told_in_one_sentence() -> None:
     [
         ({"name": ""}, "instance.name: String should have at least 1 character"),
         ({"uuid": "x"}, "instance.uuid: Input should be a valid UUID"),
-        ({"ref": "OpaqueRef:1"}, "instance.ref: Extra inputs are not permitted"),
+        ({"ref": "OpaqueRef:1"}, "instance.ref: there is no such field"),
         ("web01", "instance: should be an object"),
     ],
 )
 def test_a_vm_is_named_by_uuid_name_or_vm_uuid(instance: Any, part: str) -> None:
     assert part in refuse({"instance": instance})
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"instanc": {}}, "instanc: there is no such field (did you mean instance?)"),
+        ({"inner": {"sise": 1}}, "inner.sise: there is no such field (did you mean size?)"),
+        ({"inners": [{}, {"tokens": 1}]}, "inners.1.tokens: there is no such field (did you mean token?)"),
+    ],
+)
+def test_the_nearest_field_is_named(values: dict[str, Any], part: str) -> None:
+    assert part in refuse({"instance": {"name": "web01"}, **values})
 
 
 def test_a_refusal_does_not_repeat_the_value() -> None:
