@@ -21,7 +21,9 @@ class _Part(BaseModel):
 class Destination(Place):
     """Where to."""
 
-    pool: str = Field(description="Name of a configured pool; the VM's own for a resize within it.")
+    pool: str = Field(
+        description="Name of a configured pool; the VM's own for a resize within it. `dest=NAME` says the same."
+    )
     host: UUID | None = Field(default=None, description="Host to start on if it can; any other if it cannot.")
     sr: UUID | None = Field(
         default=None, description="Storage repository; default: each disk's own within a pool, else the default one."

@@ -173,7 +173,10 @@ def advice(record: Record) -> str | None:
             "With --give-up it ends as it is."
         )
     if record.state in {State.QUEUED, State.RUNNING, State.WAITING}:
-        return f"`vmops watch {record.id}` follows it, `vmops cancel {record.id}` stops it and undoes what it did."
+        is_late = record.direction is Direction.RUN and record.position > record.no_return
+        cancel = f"`vmops cancel {record.id}` stops it and undoes what it did"
+        follow = f"`vmops watch {record.id}` follows it"
+        return f"{follow}; it can no longer be cancelled." if is_late else f"{follow}, {cancel}."
     return None
 
 

@@ -261,7 +261,7 @@ class Journal:
             raise NotCancellable(f"Operation {operation_id} has ended: there is nothing to cancel.")
         if answer == "late":
             raise NotCancellable(
-                f"Operation {operation_id} has done its work and is only cleaning up: it can no longer be cancelled."
+                f"Operation {operation_id} is past its point of no return: it can no longer be cancelled."
             )
 
     # -- what watcher and reconciler look through ------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_a_vm_that_has_arrived_is_not_taken_back(rig: TwoPools) -> None:
     pause = rig.far.add_fault(match="VM.remove_from_other_config", effect="pause", when="before")
     moving = live(rig, made, dest={"pool": "far"})
     rig.far.wait_for_hit(pause)
-    with pytest.raises(NotCancellable, match="has done its work"):
+    with pytest.raises(NotCancellable, match="past its point of no return"):
         moving.cancel()
     rig.far.clear_faults()
     assert rig.done(moving)["pool"] == "far"

@@ -128,6 +128,12 @@ def test_an_operation_stuck_past_its_point_of_no_return_says_which_step_is_left(
     assert "tries again and goes on" in str(view.advice(record))
 
 
+def test_cancelling_is_advised_until_the_point_of_no_return() -> None:
+    at_it = replace(RECORD, state=State.RUNNING, position=2, no_return=2)
+    assert "`vmops cancel id-1` stops it" in str(view.advice(at_it))
+    assert view.advice(replace(at_it, position=3)) == "`vmops watch id-1` follows it; it can no longer be cancelled."
+
+
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.UNDONE, State.CANCELLED])
 def test_an_ended_operation_needs_no_advice_and_left_nothing(state: State) -> None:
     record = replace(RECORD, state=state, holds=["vm:1234"])
