@@ -55,7 +55,9 @@ Records = dict[tuple[str, str], dict[str, Any]]
 class LiveDestination(Place):
     """Where to."""
 
-    pool: str | None = Field(default=None, description="Name of a configured pool; default: the VM's own. `dest=NAME` says the same.")
+    pool: str | None = Field(
+        default=None, description="Name of a configured pool; default: the VM's own. `dest=NAME` says the same."
+    )
     host: UUID | None = Field(default=None, description="Host; default: the one with the most free memory.")
     sr: UUID | None = Field(
         default=None,

@@ -27,8 +27,8 @@ _SETTINGS_HEAD = """# Settings
 Read from the environment, then from the file that `VMOPS_CONFIG` names (default `vmops.toml` in the working folder);
 what is found first wins. A setting `lease_ttl_s` is `lease_ttl_s = 20` in the file and `VMOPS_LEASE_TTL_S=20` in the
 environment; one of the pool `lab` is `url` below `[pools.lab]` and `VMOPS_POOLS__LAB__URL`. Names that end in `_s` are
-seconds. Unknown names in the file are refused, and `vmops doctor` tells variables that are nearly settings. Worker, beat,
-clients and the command read the same settings.
+seconds. Unknown names in the file are refused, and `vmops doctor` tells variables that are nearly settings. Worker,
+beat, clients and the command read the same settings.
 
 Secrets belong into files: `password_file`, `image_store_token_file`, `secret_key_file`.
 """

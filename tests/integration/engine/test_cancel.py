@@ -90,7 +90,7 @@ def test_asking_while_a_failed_operation_is_undone_changes_nothing(running_toys:
 def test_past_the_point_of_no_return_it_is_refused_and_the_operation_succeeds(running_toys: Toys) -> None:
     handle = running_toys.submit(freeze_at="fourth")
     running_toys.await_frozen(handle)
-    with pytest.raises(NotCancellable, match="only cleaning up: it can no longer be cancelled"):
+    with pytest.raises(NotCancellable, match="past its point of no return: it can no longer be cancelled"):
         handle.cancel()
     running_toys.thaw(handle)
     assert handle.wait(20)["key"] == running_toys.key(handle)

@@ -294,7 +294,7 @@ class TestCancel:
 
     def test_past_the_point_of_no_return_it_is_refused(self, journal: Journal) -> None:
         record = entered(journal, position=2, no_return=1)
-        with pytest.raises(NotCancellable, match="only cleaning up"):
+        with pytest.raises(NotCancellable, match="past its point of no return"):
             journal.cancel(record.id)
         assert not journal.get(record.id).cancel
 

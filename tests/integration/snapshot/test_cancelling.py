@@ -103,7 +103,7 @@ def test_a_snapshot_whose_images_are_active_can_no_longer_be_cancelled(lab: Lab)
     fault = lab.simulator.add_fault(match="Async.VDI.destroy", effect="pause", nth=1)
     handle = lab.snapshot(vm, coalesce="skip")
     lab.simulator.wait_for_hit(fault)
-    with pytest.raises(NotCancellable, match="only cleaning up"):
+    with pytest.raises(NotCancellable, match="past its point of no return"):
         handle.cancel()
     lab.simulator.clear_faults()
     (pushed,) = lab.succeeded(handle)
