@@ -273,7 +273,7 @@ class PoolProcess:
         self.control("POST", "xapi", {"action": "kill", "downtime_s": downtime_s})
         self.wait_until_listening()
 
-    def wait_until_listening(self, timeout_s: float = 10) -> None:
+    def wait_until_listening(self, timeout_s: float = 60) -> None:
         """Wait until the port answers again, and with more than HOST_STILL_BOOTING."""
         deadline = time.monotonic() + timeout_s
         while not self._serves_calls():

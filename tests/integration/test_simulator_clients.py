@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-import time
 import xmlrpc.client
 from collections.abc import Iterator
 from typing import Any
@@ -140,10 +139,10 @@ def test_twenty_clients_work_at_once_while_all_listen(simulator: SimulatorProces
     for thread in (*listeners, *workers):
         thread.start()
     for thread in workers:
-        thread.join(50)
+        thread.join(100)
     stop.set()
     for thread in listeners:
-        thread.join(10)
+        thread.join(60)
     assert problems == []
     assert len(seen) == clients
     assert all(count > 0 for count in seen)
@@ -152,7 +151,7 @@ def test_twenty_clients_work_at_once_while_all_listen(simulator: SimulatorProces
 
 
 def test_small_calls_are_quick_enough_not_to_be_what_is_measured(simulator: SimulatorProcess) -> None:
-    """The aim is 1500 a second on a core of one's own; a busy machine is allowed a lot."""
+    """The aim is 1500 a second on a core of one's own: by the processor's time, of which a busy machine gives less."""
     with simulator.session() as client:
         vm_ref = client.find_vm("demo-01")
         body = xmlrpc.client.dumps((client.ref, vm_ref), "VM.get_power_state").encode()
@@ -160,9 +159,9 @@ def test_small_calls_are_quick_enough_not_to_be_what_is_measured(simulator: Simu
     calls = 500
     with socket.create_connection(("127.0.0.1", simulator.port)) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        begun = time.monotonic()
+        begun_s = simulator.cpu_s()
         for _ in range(calls):
             sock.sendall(head + body)
             assert b"</methodResponse>" in sock.recv(65536)
-        elapsed_s = time.monotonic() - begun
-    assert calls / elapsed_s > 200
+        took_s = simulator.cpu_s() - begun_s
+    assert calls / took_s > 200

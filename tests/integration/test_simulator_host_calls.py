@@ -15,8 +15,10 @@ GIB = 1 << 30
 
 
 @pytest.fixture
-def pool() -> Iterator[list[Host]]:
-    with SimulatorProcess("--hosts", "3", *OPTIONS) as simulator:
+def pool(request: pytest.FixtureRequest) -> Iterator[list[Host]]:
+    """Three hosts that boot in 100 ms, or in the time that a test gives."""
+    boot_time = ("--host-boot-time", request.param) if hasattr(request, "param") else ()
+    with SimulatorProcess("--hosts", "3", *OPTIONS, *boot_time) as simulator:
         yield hosts_of(simulator)
 
 
@@ -71,6 +73,7 @@ def test_a_host_says_which_vms_keep_it_from_being_evacuated(pool: list[Host], xe
     assert xen("VM.get_resident_on", vm_ref) == host_ref
 
 
+@pytest.mark.parametrize("pool", ["2s"], indirect=True)  # time to see it down
 def test_a_disabled_host_is_rebooted_and_enabled_again(pool: list[Host], xen: Client) -> None:
     host_ref = ref_of(xen, pool[2])
     assert xen.error("host.reboot", host_ref) == ["HOST_NOT_DISABLED"]

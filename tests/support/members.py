@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tests.support.simulator import Client, SimulatorProcess, XenFailure
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def wait_for(claim: Callable[[], Any], what: str = "the claim") -> Any:

@@ -135,7 +135,7 @@ class Rig:
 
     def assert_nothing_is_left(self) -> None:
         """No object in the pool that no VM owns, no lease, no open entry in the journal."""
-        eventually(lambda: not self.simulator.leaks(), 15)
+        eventually(lambda: not self.simulator.leaks())
         journal = self.client.journal
         assert not journal.open_holds()
         assert self._entries("live", "waiting:lab", "watch:lab") == []

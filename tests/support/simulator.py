@@ -14,6 +14,8 @@ import xmlrpc.client
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+
 from simulator.testing import ControlRefused, PoolProcess
 
 __all__ = ["Client", "ControlRefused", "SimulatorProcess", "XenFailure", "remove_everything", "vm_record"]
@@ -61,6 +63,11 @@ class SimulatorProcess(PoolProcess):
     def kill(self, downtime_s: float = 0.1) -> None:
         """Kill the toolstack: what the database had not written yet is lost, too."""
         self.kill_toolstack(downtime_s)
+
+    def cpu_s(self) -> float:
+        """Return the processor's time that the pool has used."""
+        used = psutil.Process(self.pid).cpu_times()
+        return used.user + used.system
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Client]:

@@ -167,7 +167,7 @@ def leaks(rig: Rig) -> dict[str, list[Any]]:
 
 def assert_tidy(rig: Rig) -> None:
     """No object that belongs to nobody, no lease, no open entry in the journal."""
-    eventually(lambda: not leaks(rig), 20)
+    eventually(lambda: not leaks(rig))
     journal = rig.client.journal
     eventually(lambda: not journal.open_holds())
     assert all(record.state in FINAL for record in journal.find())

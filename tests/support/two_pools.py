@@ -175,7 +175,7 @@ class TwoPools(Rig):
         """No object in either pool that no VM owns, no hold, no file of a disk."""
         for pool in ("lab", "far"):
             try:
-                eventually(partial(self._is_clean, pool), 15)
+                eventually(partial(self._is_clean, pool))
             except AssertionError:
                 raise AssertionError(f"pool {pool} has {self.at(pool).leaks()}") from None
         journal = self.client.journal

@@ -117,7 +117,7 @@ class Ward(Rig):
 
     def await_wait(self, handle: Handle, reason: str) -> None:
         """Wait until the operation is parked for `reason`."""
-        eventually(lambda: reason in str((handle.record().wait or {}).get("reason")) or handle.has_ended(), 20)
+        eventually(lambda: reason in str((handle.record().wait or {}).get("reason")) or handle.has_ended())
         record = handle.record()
         assert reason in str((record.wait or {}).get("reason")), (record.state, record.wait, record.error)
 

@@ -236,10 +236,11 @@ def test_an_image_that_is_deleted_during_the_push_is_an_end_and_no_retry(lab: La
     """Deleting it is how OpenStack's users stop a snapshot."""
     vm = lab.new_vm()
     image_id = lab.queued_image()
-    lab.storage(bytes_per_s=2 * MIB)
+    lab.storage(bytes_per_s=MIB // 64)
     handle = lab.snapshot(vm, image_id=image_id, coalesce="skip")
     eventually(lambda: lab.image_store.describe(image_id).state == "saving")
     lab.image_store.delete(image_id)
+    lab.storage(bytes_per_s=None)
     text = lab.refused(handle, "ImageNotFound", State.UNDONE)
     assert image_id in text
     assert lab.snapshots_of(vm.vdis[0]) == {}

@@ -66,7 +66,7 @@ def test_the_caller_s_image_becomes_active_last(lab: Lab) -> None:
     image_id = lab.queued_image()
     lab.glance.fault("upload", "pause_before", nth=3)
     handle = lab.snapshot(vm, image_id=image_id, disks="all", coalesce="skip")
-    lab.glance.await_pause(20)
+    lab.glance.await_pause(60)
     assert sorted(one["status"] for one in lab.images_of(handle)) == ["active", "active", "queued"]
     assert lab.image_store.describe(image_id).state == "queued"
     lab.glance.resume()

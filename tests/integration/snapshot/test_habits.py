@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -94,9 +93,12 @@ def test_a_restart_while_the_storage_coalesces_costs_one_login(lab: Lab) -> None
         handles = [lab.snapshot(vm) for vm in vms]
         for handle in handles:
             lab.await_wait(handle, COALESCING)
-        lab.simulator.restart()
         lab.simulator.reset_stats()
-        time.sleep(1)
+        # Whoever comes while the pool is booting would be refused, and come again.
+        login = lab.simulator.add_fault(match="session.login_with_password", effect="pause", when="before")
+        lab.simulator.restart()
+        lab.simulator.wait_for_hit(login)
+        lab.simulator.clear_faults()
     for handle in handles:
         lab.succeeded(handle)
     assert lab.simulator.calls()["session.login_with_password"] == 1
