@@ -2,7 +2,8 @@
 
 Order: the VM that took the place is halted and removed, the VM that was left gets its name, its power and its freedom
 back, and only then the destination's disks go. They bear the migration's mark; nothing else is touched. The last thing
-is to take the mark off the VM: until then it says what is left to do.
+is to take the mark off the VM: until then it says what is left to do. Nothing of what was made is halted or removed
+before the VM that was left has been seen: if that one is gone, or its pool away, there is nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tasks.parts import power
 from tasks.parts.calls import destroy
 from tasks.parts.instances import OPERATION, hold_of
 from tasks.parts.migrated import CARRIED, MADE_FROM, MIGRATED_BY, REVERTED, Mark, left_name, locks_of
-from worker.errors import RequestError, XenAPIFailure
+from worker.errors import InstanceGone, RequestError, XenAPIFailure
 from worker.operations.op import Op
 from worker.operations.wait import Wait
 from worker.retry import Kind, kind_of
@@ -66,22 +67,22 @@ def _is_left_by(found: Found, mark: Mark) -> bool:
 # -- taking back
 
 
-def take_back(op: Op, here: Session, there: Session | None, mark: Mark, *, power_on: bool) -> None:
-    """Take a migration back, in this module's order; of a pool that is gone (None) nothing is asked. Raises Wait.
+def take_back(op: Op, here: Session, there: Session | None, mark: Mark, *, power_on: bool, is_made: bool) -> None:
+    """Take a migration back, in this module's order; of a pool that is gone (None) nothing is asked.
 
-    What a pool has lost that died meanwhile is done again.
+    `is_made`: there may be a VM that took the place. What a pool has lost that died meanwhile is done again. Raises
+    Wait, InstanceGone.
     """
-    if there is not None:
+    if there is not None and is_made:
+        left_by(here, mark)
         _remove_successor(there, mark)
     _bring_back(op, here, mark, power_on=power_on)
     if there is not None:
         _discard_disks(op, there, mark)
-    left = source_of(here, mark)
-    is_back = left is None or _is_back(left)
-    if not is_back or (there is not None and made_by(there, mark.name, mark.migration)):
+    left = left_by(here, mark)
+    if not _is_back(left) or (there is not None and made_by(there, mark.name, mark.migration)):
         raise Wait("a pool has lost its last minutes: it begins again", check_every_s=0.0, deadline_s=_AGAIN_S)
-    if left is not None:
-        unmark(here, left.ref)
+    unmark(here, left.ref)
 
 
 def _remove_successor(there: Session, mark: Mark) -> None:
@@ -98,8 +99,8 @@ def _bring_back(op: Op, here: Session, mark: Mark, *, power_on: bool) -> None:
 
     One that says so already is left alone: whoever comes again has only the destination's disks to remove.
     """
-    found = source_of(here, mark)
-    if found is None or _is_back(found):
+    found = left_by(here, mark)
+    if _is_back(found):
         return
     rec = {"ref": found.ref, **found.rec}
     if rec["name_label"] != mark.name:
@@ -110,7 +111,7 @@ def _bring_back(op: Op, here: Session, mark: Mark, *, power_on: bool) -> None:
     if power_on and rec["power_state"] == "Halted":
         unlocked = {key: text for key, text in rec["blocked_operations"].items() if key not in locks}
         hosts = [rec["affinity"]] if rec["affinity"] != power.NULL else []
-        power.start(op, here, {**rec, "blocked_operations": unlocked}, hosts)
+        power.start_again(op, here, {**rec, "blocked_operations": unlocked}, hosts)
     for one in vbd.of_vm(here, found.ref).values():
         if not one["empty"]:
             vdi.remove_from_other_config(here, one["VDI"], CARRIED)
@@ -135,6 +136,20 @@ def source_of(here: Session, mark: Mark) -> Found | None:
     """Return the VM that is left, None when it is gone or knows nothing of the migration any more. One call."""
     found = vm.matching(here, vm_uuid=mark.source["vm_uuid"])
     return next((one for one in found if _is_left_by(one, mark)), None)
+
+
+def left_by(here: Session, mark: Mark) -> Found:
+    """Return the VM that is left, also when XAPI has lost what the migration has written on it. One call.
+
+    Raises InstanceGone when it is there no more: what was made of it is all there is then.
+    """
+    for found in vm.matching(here, vm_uuid=mark.source["vm_uuid"]):
+        if MIGRATION_KEY not in found.rec["other_config"] or _is_left_by(found, mark):
+            return found
+    raise InstanceGone(
+        f"The VM that the migration of {mark.name!r} has left is gone from pool {here.pool_name!r}: what was made of "
+        f"it in pool {mark.destination['pool']!r} is kept."
+    )
 
 
 def _discard_disks(op: Op, there: Session, mark: Mark) -> None:

@@ -85,6 +85,13 @@ def vm_struct(former: Mapping[str, Any], flavor: Flavor, affinity: str) -> dict[
     }
 
 
+def vbd_fields(former: Mapping[str, Any], operation_id: str) -> dict[str, Any]:
+    """Return the fields of a disk's VBD like `former`, but for VM, disk and device."""
+    names = ("mode", "type", "bootable", "unpluggable", "qos_algorithm_type", "qos_algorithm_params")
+    kept = {name: former[name] for name in names if name in former}
+    return {**kept, "other_config": {**kept_keys(former["other_config"]), OPERATION: operation_id}}
+
+
 def vif_fields(former: Mapping[str, Any], operation_id: str) -> dict[str, Any]:
     """Return the fields of an interface like `former`, but for network, device and address."""
     names = ("MTU", "qos_algorithm_type", "qos_algorithm_params", "locking_mode", "ipv4_allowed", "ipv6_allowed")

@@ -12,9 +12,9 @@ from tasks.parts.kernels import refuse_other_pool
 from tasks.parts.migrated import LEFT_NAME, refuse_migrating
 from tasks.parts.power import assert_unlocked, refuse_state
 from tasks.parts.snapshots import why_never
-from tasks.provision.check import GIB, MIB, Facts
+from tasks.provision.check import GIB, MIB, Facts, Host
 from tasks.provision.networks import find_network
-from tasks.provision.request import Network
+from tasks.provision.request import Flavor, Network
 from worker.disks import ext
 from worker.errors import (
     DiskNotFound,
@@ -68,7 +68,11 @@ def look_at_both(op: Op, pool: Session, pools: Pools) -> None:
     if is_here is None:
         refuse_unfiltered(there, found.rec)
         refuse_other_pool(found.rec, there.pool_name)
-    _check_hosts(request, there, facts, is_here, sorted({disk["target_sr_ref"] for disk in plans}))
+    wanted = str(request.dest.host) if request.dest.host else None
+    sr_refs = sorted({disk["target_sr_ref"] for disk in plans})
+    hosts = facts.hosts(sr_refs, wanted, request.instance_type.vcpus)
+    if found.rec["power_state"] == "Running":
+        check_memory(there, request.instance_type, hosts, is_here)
     op.remember(
         vm={"ref": found.ref, "name": found.rec["name_label"], **{field: found.rec[field] for field in _KEPT}},
         instance=instance_uuid(found.rec),
@@ -213,15 +217,13 @@ def check_room(plans: list[dict[str, Any]], there: Records, pool_name: str) -> N
             )
 
 
-def _check_hosts(request: MigrateRequest, there: Session, facts: Facts, own: Found | None, sr_refs: list[str]) -> None:
-    """Raise NoValidHost, or InsufficientFreeMemory unless a host has room for the VM in its new size.
+def check_memory(there: Session, flavor: Flavor, hosts: list[Host], own: Found | None = None) -> None:
+    """Raise InsufficientFreeMemory unless a host has room for the VM in its new size.
 
-    `own` is the VM when it is in the same pool: what it takes is free then.
+    `own` is the VM when it runs in the same pool: what it takes is free then.
     """
-    flavor = request.instance_type
-    wanted = str(request.dest.host) if request.dest.host else None
     best = 0
-    for one in facts.hosts(sr_refs, wanted, flavor.vcpus):
+    for one in hosts:
         own_bytes = int(own.rec["memory_static_max"]) if own and own.rec["resident_on"] == one.ref else 0
         best = max(best, host.free_memory(there, one.ref) + own_bytes)
         if best >= flavor.memory_mb * MIB:

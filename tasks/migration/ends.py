@@ -285,7 +285,7 @@ def revert(op: Op, pool: Session, pools: Pools) -> None:
     mark = _mark(op)
     here = pools(mark.source["pool"])
     there = None if _is_without(op, mark.destination) else pools(mark.destination["pool"])
-    back.take_back(op, here, there, mark, power_on=mark.power == "Running" if wish is None else wish)
+    back.take_back(op, here, there, mark, power_on=mark.power == "Running" if wish is None else wish, is_made=True)
     if there is None:
         op.note(f"what was made in pool {mark.destination['pool']!r} is left there")
     rec = vm_power.get(here, op.data["left"]["ref"])

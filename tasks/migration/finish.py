@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from tasks.migration import back
-from tasks.migration.blueprint import kept_keys, vif_fields, vm_struct
-from tasks.migration.check import root_of
+from tasks.migration.blueprint import kept_keys, vbd_fields, vif_fields, vm_struct
+from tasks.migration.check import check_memory, root_of
 from tasks.migration.request import FinishRequest
 from tasks.parts import power
 from tasks.parts.disks import is_volume
@@ -31,15 +31,15 @@ from tasks.parts.migrated import (
     Mark,
     locks_of,
 )
-from tasks.provision.check import GIB, MIB, NULL, Facts
+from tasks.provision.check import GIB, NULL, Facts
 from tasks.provision.guestdata import mac_of
 from tasks.provision.networks import Records, ensure_network, fields_of, find_network
 from tasks.provision.request import Network
-from worker.errors import InstanceExists, InsufficientFreeMemory, RequestError, WrongPowerState
+from worker.errors import InstanceExists, RequestError, WrongPowerState
 from worker.operations.definition import operation, step
 from worker.operations.op import Op
 from worker.resources import Pools
-from worker.xenapi import event, host, vbd, vdi, vif, vm, vm_power
+from worker.xenapi import event, vbd, vdi, vif, vm, vm_power
 from worker.xenapi.session import Session
 from worker.xenapi.vm import Found
 
@@ -84,10 +84,11 @@ def _mark(op: Op) -> Mark:
 
 def take_back(op: Op, pool: Session, pools: Pools) -> None:
     """Take the whole move back. The VM that was left comes first. Raises Wait."""
-    mark = _mark(op)
-    if was_intended(op, _CREATE):
+    mark, is_made = _mark(op), was_intended(op, _CREATE)
+    if is_made:
         await_lost(op, pool, _CREATE)
-    back.take_back(op, pools(mark.source["pool"]), pool, mark, power_on=mark.power == "Running")
+    here = pools(mark.source["pool"])
+    back.take_back(op, here, pool, mark, power_on=mark.power == "Running", is_made=is_made)
 
 
 @step(undo=take_back)
@@ -111,7 +112,8 @@ def prepare(op: Op, pool: Session, pools: Pools) -> None:
     hosts = facts.hosts(
         sorted({rec["SR"] for rec in vdis.values()}), mark.destination["host"] or None, request.instance_type.vcpus
     )
-    _check_memory(pool, request, [one.ref for one in hosts])
+    if _shall_run(op):
+        check_memory(pool, request.instance_type, hosts)
     interfaces = _interfaces(op, pool, here, records)
     if request.resize_instance:
         _grow(pool, request, mark, vdis)
@@ -119,15 +121,9 @@ def prepare(op: Op, pool: Session, pools: Pools) -> None:
     op.remember(interfaces=interfaces, affinity=wanted[0] if wanted else NULL)
 
 
-def _check_memory(pool: Session, request: FinishRequest, host_refs: list[str]) -> None:
-    needed, best = request.instance_type.memory_mb * MIB, 0
-    for ref in host_refs:
-        best = max(best, host.free_memory(pool, ref))
-        if best >= needed:
-            return
-    raise InsufficientFreeMemory(
-        f"No host of pool {pool.pool_name!r} has {needed // MIB} MiB of free memory (the most is {best // MIB} MiB)."
-    )
+def _shall_run(op: Op) -> bool:
+    wish = op.request(FinishRequest).power_on
+    return _mark(op).power == "Running" if wish is None else wish
 
 
 def _interfaces(op: Op, pool: Session, here: Session, records: Records) -> list[dict[str, Any]]:
@@ -191,7 +187,11 @@ def build(op: Op, pool: Session, pools: Pools) -> None:
         struct["name_label"] = mark.name
         struct["other_config"] |= {OPERATION: op.id, MIGRATED_BY: mark.migration}
         ours = locks_of(former, mark.migration)
-        op.remember(locks={key: text for key, text in former["blocked_operations"].items() if key not in ours})
+        disks = event.records(here, [f"VDI/{disk['source_ref']}" for disk in mark.disks])
+        op.remember(
+            locks={key: text for key, text in former["blocked_operations"].items() if key not in ours},
+            disk_names={ref: (rec["name_label"], kept_keys(rec["other_config"])) for (_, ref), rec in disks.items()},
+        )
         intend(op, _CREATE)
         vm_ref = vm.create(pool, struct)
     op.remember(vm={"ref": vm_ref})
@@ -209,20 +209,23 @@ def _attach(op: Op, pool: Session, here: Session, vm_ref: str) -> None:
     """Attach the disks at their positions; within a pool also the volumes, which belong to somebody else."""
     taken = {rec["userdevice"] for rec in vbd.of_vm(pool, vm_ref).values()} if op.data.get("disks_begun") else set()
     op.remember(disks_begun=True)
+    former = vbd.of_vm(here, op.data["left"]["ref"]).values()
+    of_disk = {rec["VDI"]: rec for rec in former}
     for disk in _mark(op).disks:
         if disk["userdevice"] not in taken:
-            fields = {key: disk[key] for key in ("mode", "type", "bootable")}
-            vbd.create(pool, vm_ref, disk["vdi_ref"], disk["userdevice"], **fields, other_config={OPERATION: op.id})
-    if here.pool_name != pool.pool_name:
-        return
-    for rec in vbd.of_vm(here, op.data["left"]["ref"]).values():
+            rec = of_disk.get(disk["source_ref"], {**disk, "other_config": {}})
+            vbd.create(pool, vm_ref, disk["vdi_ref"], disk["userdevice"], **vbd_fields(rec, op.id))
+    for rec in former if here.pool_name == pool.pool_name else ():
         if rec["userdevice"] not in taken and is_volume(rec):
-            fields = {key: rec[key] for key in ("mode", "type", "bootable", "other_config")}
-            vbd.create(pool, vm_ref, rec["VDI"], rec["userdevice"], **fields)
+            vbd.create(pool, vm_ref, rec["VDI"], rec["userdevice"], **vbd_fields(rec, op.id))
 
 
-def stop(op: Op, pool: Session) -> None:
-    """Halt the VM again, also one that a call on its way is about to start. Raises Wait."""
+def stop(op: Op, pool: Session, pools: Pools) -> None:
+    """Halt the VM again, also one that a call on its way is about to start. Raises Wait.
+
+    Not before the VM that was left has been seen: until it can run, this one does.
+    """
+    back.left_by(pools(_mark(op).source["pool"]), _mark(op))
     for call in ("Async.VM.start", "Async.VM.start_on"):
         await_lost(op, pool, call)
     for found in back.made_by(pool, _mark(op).name, _mark(op).migration):
@@ -232,8 +235,7 @@ def stop(op: Op, pool: Session) -> None:
 @step(undo=stop, weight=5)
 def boot(op: Op, pool: Session) -> None:
     """Start the VM if it shall run, on the wanted host if that can, and wait until it runs."""
-    mark, wish = _mark(op), op.request(FinishRequest).power_on
-    if not (mark.power == "Running" if wish is None else wish):
+    if not _shall_run(op):
         return
     rec = {"ref": op.data["vm"]["ref"], **vm_power.get(pool, op.data["vm"]["ref"])}
     if rec["power_state"] != "Running":
@@ -248,11 +250,12 @@ def boot(op: Op, pool: Session) -> None:
 def settle(op: Op, pool: Session, pools: Pools) -> None:
     """Give the disks their names and marks, and say on both VMs that the move waits for being confirmed.
 
-    What people have forbidden on the VM that is left is forbidden on this one, too.
+    What people have forbidden on the VM that is left is forbidden on this one, too. The other pool comes last: without
+    it this VM can still be confirmed.
     """
     mark, here = _mark(op), pools(_mark(op).source["pool"])
     rec = vm_power.get(pool, op.data["vm"]["ref"])
-    _name_disks(op, pool, here, mark)
+    _name_disks(op, pool, mark)
     for key, text in op.data.get("locks", {}).items():
         vm_power.block(pool, op.data["vm"]["ref"], [key], text)
     there = {**mark.destination, "vm_uuid": rec["uuid"]}
@@ -272,15 +275,13 @@ def settle(op: Op, pool: Session, pools: Pools) -> None:
     )
 
 
-def _name_disks(op: Op, pool: Session, here: Session, mark: Mark) -> None:
+def _name_disks(op: Op, pool: Session, mark: Mark) -> None:
     """Let each disk be called and marked as the one that it was made from."""
-    former = event.records(here, [f"VDI/{disk['source_ref']}" for disk in mark.disks])
     for disk in mark.disks:
-        rec = former.get(("vdi", disk["source_ref"]), {"name_label": mark.name, "other_config": {}})
-        kept = kept_keys(rec["other_config"])
+        name, kept = op.data["disk_names"].get(disk["source_ref"], (mark.name, {}))
         own = {OPERATION: op.id, MIGRATED_BY: mark.migration, MADE_FROM: disk["made_from"], DISK: disk["vdi_ref"]}
         vdi.set_other_config(pool, disk["vdi_ref"], kept | own)
-        vdi.set_name_label(pool, disk["vdi_ref"], rec["name_label"])
+        vdi.set_name_label(pool, disk["vdi_ref"], name)
 
 
 finish_migration = operation("finish_migration", FinishRequest, find_moved, prepare, build, boot, settle, doc=__doc__)

@@ -106,7 +106,7 @@ def power_on_again(op: Op, pool: Session) -> None:
     if op.data["power_before"] == "Running" and rec["power_state"] == "Halted":
         unlocked = {key: text for key, text in rec["blocked_operations"].items() if key not in locks}
         hosts = [rec_host] if (rec_host := op.data["vm"]["resident_on"]) != power.NULL else []
-        power.start(op, pool, {**rec, "blocked_operations": unlocked}, hosts)
+        power.start_again(op, pool, {**rec, "blocked_operations": unlocked}, hosts)
 
 
 @step(undo=power_on_again)
@@ -118,7 +118,9 @@ def power_off(op: Op, pool: Session) -> None:
         if rec["power_state"] not in {"Running", "Halted"}:
             raise power.refuse_state(rec, "resized", "resume or unpause it, or power it off first")
         op.remember(power_before=rec["power_state"])
-    if len(locks_of(rec, op.id)) < len(LOCKS):
+    ours = locks_of(rec, op.id)
+    if len(ours) < len(LOCKS):
+        power.assert_unlocked(rec, *(key for key in LOCKS if key not in ours))  # somebody's lock is not ours to replace
         vm_power.block(pool, rec["ref"], LOCKS, lock_text(op.id))
     if rec["power_state"] == "Running" and request.clean_timeout_s is not None:
         begin = partial(vm_power.begin_clean_shutdown, pool, rec["ref"])

@@ -22,6 +22,7 @@ from tasks.migration.target import (
     new_target,
     still_there,
 )
+from tasks.parts.snapshots import await_room
 from worker.disks import ext, peek, relay
 from worker.disks.local import LocalDisk
 from worker.operations.definition import step
@@ -33,9 +34,13 @@ from worker.xenapi.session import Session
 
 @step(undo=end_copies, queue="transfers", weight=60)
 def send_base(op: Op, pool: Session, pools: Pools, settings: Settings) -> None:
-    """Bring each disk's snapshot over while the VM runs. One that has arrived whole is not sent again."""
+    """Bring each disk's snapshot over while the VM runs. One that has arrived whole is not sent again.
+
+    What is cloned later must be able to be: a chain that is too long is known before the VM is halted.
+    """
     there = pools(op.data["there"])
     disks = op.data["disks"]
+    await_room(op, pool, settings, [disk for disk in disks if disk["transport"] == CLONE])
     for done, disk in enumerate(disks):
         if disk["transport"] == CLONE or disk.get("has_base") == disk["snapshot_ref"]:
             continue

@@ -41,6 +41,8 @@ _SHORT_S = 3.0
 _CHECK_S = 60.0
 _CANCEL_S = 3.0
 _LOST_CALLS_S = 2 * 3600.0
+#: Between two looks whether there is room for a VM by now; and what people may need to make some.
+_ROOM_CHECK_S, _ROOM_S = 10.0, 24 * 3600.0
 #: What says that one host cannot take the VM, while another may (xapi.md 5.2).
 _PLACEMENT = (
     "CANNOT_CONTACT_HOST",
@@ -171,7 +173,16 @@ def start(op: Op, pool: Session, rec: Rec, host_refs: Sequence[str] = ()) -> Non
             op.note(f"not started on {place}: {error}")
         else:
             return
+    op.remember(refusals={**op.data.get("refusals", {}), rec["ref"]: {}})  # the next try asks all of them again
     raise NoValidHost(f"No host of pool {pool.pool_name!r} can start {title(rec)}: {'; '.join(refusals.values())}.")
+
+
+def start_again(op: Op, pool: Session, rec: Rec, host_refs: Sequence[str] = ()) -> None:
+    """Boot a VM that ran before, as `start`; while no host has room for it, wait until one has. Raises Wait."""
+    try:
+        start(op, pool, rec, host_refs)
+    except NoValidHost as error:
+        raise Wait(f"a host to take it ({error})", check_every_s=_ROOM_CHECK_S, deadline_s=_ROOM_S) from error
 
 
 def is_placement(error: XenAPIFailure) -> bool:

@@ -170,7 +170,6 @@ def _take(op: Op, pool: Session, settings: Settings, disk: Disk, records: Record
             f"Disk {disk['userdevice']} of VM {op.data['vm']['name']!r} (VDI {disk['vdi_uuid']}) has left its storage "
             "repository since the operation began: it was destroyed or moved. Submit again."
         )
-    disk["ancestors"] = chain.ancestors(disk["vdi_uuid"])
     _check_chain(op, pool, settings, disk, chain)
     disk["intended"] = True
     op.remember(disks=disks, calls_on_the_way=None)
@@ -196,8 +195,20 @@ def _await_snapshot_calls(op: Op, pool: Session) -> None:
         raise until_ended(pending, "a snapshot call of unknown outcome ends")
 
 
+def await_room(op: Op, pool: Session, settings: Settings, disks: list[Disk]) -> None:
+    """Wait until the chain of each disk has room for one more link. One call for each storage repository.
+
+    Raises as `_check_chain`.
+    """
+    for sr_ref, in_sr in by_sr(disks):
+        chain = vdi.Chain(vdi.in_sr(pool, sr_ref))
+        for disk in in_sr:
+            _check_chain(op, pool, settings, disk, chain)
+
+
 def _check_chain(op: Op, pool: Session, settings: Settings, disk: Disk, chain: vdi.Chain) -> None:
     """Wait for room in the chain when it has none. Raises Wait, and StorageUnsupported when there never will be any."""
+    disk["ancestors"] = chain.ancestors(disk["vdi_uuid"])
     nodes = [disk["vdi_uuid"], *disk["ancestors"]]
     if len(nodes) < CHAIN_LIMIT:
         return

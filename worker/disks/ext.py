@@ -11,15 +11,19 @@ from pathlib import Path
 
 from worker.errors import ResizeRefused
 
-#: Where the superblock lies in the file system, and what of it is read.
-SUPERBLOCK_AT, SUPERBLOCK_BYTES = 1024, 1024
+_SUPERBLOCK_AT, _SUPERBLOCK_BYTES = 1024, 1024
+#: What a look at a file system needs of its beginning: the superblock, and the groups of 2 TiB in blocks of 4 KiB.
+LOOK_BYTES = 2 << 20
 
 _MAGIC = 0xEF53
-#: blocks, reserved, free; first data block; log2 of the block size over 1 KiB; magic
-_FIELDS = struct.Struct("<4xI4xI4x4xI28xH")
-_INCOMPAT_AT, _BLOCKS_HI_AT, _FREE_HI_AT = 0x60, 0x150, 0x158
-_JOURNAL_DEVICE, _64_BIT = 0x8, 0x80
+#: blocks, free blocks; first data block, log2 of the block size over 1 KiB; blocks in a group; magic
+_FIELDS = struct.Struct("<4xI4xI4xII4xI20xH")
+_FEATURES_AT, _GROUP_BYTES_AT, _BLOCKS_HI_AT, _FREE_HI_AT = 0x60, 0xFE, 0x150, 0x158
+_META_BG, _JOURNAL_DEVICE, _64_BIT = 0x10, 0x8, 0x80
+_BIGALLOC = 0x200
 _LARGEST_LOG = 6
+#: A group's free blocks, the upper half of the number behind in large descriptors.
+_GROUP_FREE_AT, _GROUP_FREE_HI_AT, _SMALL_GROUP, _LARGE_GROUP = 12, 44, 32, 64
 #: What else may be there, by what it begins with: (offset, bytes, name).
 _OTHERS = (
     (0, b"XFSB", "XFS"),
@@ -30,8 +34,6 @@ _OTHERS = (
     (82, b"FAT32", "FAT"),
     (54, b"FAT1", "FAT"),
 )
-#: What a look at a file system needs of its beginning.
-LOOK_BYTES = SUPERBLOCK_AT + SUPERBLOCK_BYTES
 
 #: Services often have no sbin on their PATH.
 TOOLS_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin:/usr/local/bin:/opt/homebrew/opt/e2fsprogs/sbin"
@@ -43,7 +45,7 @@ _SAID_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class Ext:
-    """What the superblock says."""
+    """What the superblock and the groups say."""
 
     block_bytes: int
     blocks: int
@@ -57,8 +59,9 @@ class Ext:
 
 def look(head: bytes) -> Ext:
     """Read a file system's first `LOOK_BYTES`. Raises ResizeRefused for anything but ext2, ext3 and ext4."""
-    raw = head[SUPERBLOCK_AT:LOOK_BYTES]
-    blocks, free, log, magic = _FIELDS.unpack_from(raw) if len(raw) == SUPERBLOCK_BYTES else (0, 0, 0, 0)
+    raw = head[_SUPERBLOCK_AT : _SUPERBLOCK_AT + _SUPERBLOCK_BYTES]
+    is_whole = len(raw) == _SUPERBLOCK_BYTES
+    blocks, free, first, log, per_group, magic = _FIELDS.unpack_from(raw) if is_whole else (0,) * 6
     if magic != _MAGIC or log > _LARGEST_LOG:
         found = next(
             (name for at, mark, name in _OTHERS if head[at : at + len(mark)] == mark), "no file system we know"
@@ -67,13 +70,29 @@ def look(head: bytes) -> Ext:
             f"The disk ends with {found}: only ext2, ext3 and ext4 can be made smaller. Choose a flavor whose root_gb "
             "is not below the disk's size."
         )
-    (incompat,) = struct.unpack_from("<I", raw, _INCOMPAT_AT)
+    incompat, ro_compat = struct.unpack_from("<II", raw, _FEATURES_AT)
     if incompat & _JOURNAL_DEVICE:
         raise ResizeRefused("The disk ends with the journal of another file system: it cannot be made smaller.")
     if incompat & _64_BIT:
         blocks |= struct.unpack_from("<I", raw, _BLOCKS_HI_AT)[0] << 32
         free |= struct.unpack_from("<I", raw, _FREE_HI_AT)[0] << 32
+    if not (incompat & _META_BG or ro_compat & _BIGALLOC) and per_group:
+        each = struct.unpack_from("<H", raw, _GROUP_BYTES_AT)[0] if incompat & _64_BIT else _SMALL_GROUP
+        begin = (first + 1) * (1024 << log)
+        table = head[begin : begin + -(-(blocks - first) // per_group) * each]
+        if each >= _SMALL_GROUP and begin + len(table) < len(head):
+            free = _free_in(table, each)
     return Ext(1024 << log, blocks, free)
+
+
+def _free_in(groups: bytes, each: int) -> int:
+    """Return the free blocks of all groups: Linux keeps these true; the superblock's number only when it unmounts."""
+    halves = (_GROUP_FREE_AT, _GROUP_FREE_HI_AT) if each >= _LARGE_GROUP else (_GROUP_FREE_AT,)
+    return sum(
+        int.from_bytes(groups[at : at + 2], "little") << 16 * half
+        for half, begin in enumerate(halves)
+        for at in range(begin, len(groups), each)
+    )
 
 
 def assert_fits(found: Ext, size: int) -> None:

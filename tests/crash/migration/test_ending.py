@@ -27,6 +27,7 @@ FINISHING_HERE = {
     "VM.remove_from_other_config": 2,
     "VIF.get_all_records_where": 1,
     "VM.get_record": 1,
+    "VBD.get_all_records_where": 1,
 }
 FINISHING_THERE = {
     "VM.get_all_records_where": 1,
@@ -86,7 +87,7 @@ def test_an_accident_in_the_pool_that_is_moved_to_while_confirming(rig: TwoPools
 
 
 REVERTING_HERE = {
-    "VM.get_all_records_where": 3,
+    "VM.get_all_records_where": 4,
     "host.get_servertime": 2,
     "VM.add_to_other_config": 4,
     "VM.remove_from_other_config": 3,

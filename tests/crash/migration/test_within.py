@@ -61,6 +61,7 @@ _STARTED_AGAIN = {
 # -- clones
 
 _CLONES = {
+    "VDI.get_all_records_where": 1,
     "VDI.clone": 2,
     "VDI.set_other_config": 2,
     "VDI.remove_from_other_config": 2,

@@ -150,6 +150,23 @@ def test_data_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         local.shrink(3 * MIB + 64 * 1024, Watch().check)
 
 
+@pytest.mark.parametrize("fs", ["ext2", "ext3", "ext4"])
+def test_a_mounted_file_system_is_judged_by_its_groups(tmp_path: Path, fs: str) -> None:
+    """Linux writes the superblock's count when it unmounts: until then files that were deleted are in it."""
+    path = tmp_path / "disk"
+    filled_disk(path, "gpt", fs, LARGE, SMALL)
+
+    def look() -> ext.Ext:
+        return ext.look(path.read_bytes()[START : START + ext.LOOK_BYTES])
+
+    unmounted = look()
+    assert 0 < unmounted.used_bytes < SMALL
+    run_tool("debugfs", "-w", "-R", "ssv free_blocks_count 0", f"{path}?offset={START}")
+    assert look() == unmounted
+    whole = path.read_bytes()[START:]
+    assert ext.look(whole[:2048]).free_blocks == 0
+
+
 def test_what_ends_the_work_ends_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "e2fsck"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
