@@ -14,9 +14,9 @@ from typing import Any, Literal
 from celery import Celery, Task
 
 from worker.errors import UnknownOperation
-from worker.operations.catalogue import Definition, definition_of, definitions, is_declared
+from worker.operations.catalogue import Definition, definition_for, definition_of, definitions, is_declared
 from worker.operations.query import Query, queries, query_of
-from worker.operations.record import Direction
+from worker.operations.record import Direction, Record
 
 Kind = Literal["operation", "query", "step", "undo", "periodic"]
 
@@ -82,10 +82,11 @@ def query_if_known(name: str) -> Query | None:
         return None
 
 
-def definition_if_known(name: str) -> Definition | None:
-    """Return the operation's declaration; None when the journal knows an operation that this version does not have."""
+def definition_if_known(record: Record) -> Definition | None:
+    """Return the operation's declaration; None when it was begun by a release that has other operations or steps."""
+    load()
     try:
-        return find_definition(name)
+        return definition_for(record) if record.step else definition_of(record.name)
     except UnknownOperation:
         return None
 

@@ -116,7 +116,7 @@ def operation_details(record: Record, definition: Definition | None, now_ms: int
     rows += [("left", Text(sentence, style="red")) for sentence in view.left_behind(record)]
     if record.result is not None:
         rows.append(("result", json.dumps(record.result, indent=2, ensure_ascii=False)))
-    advice = view.advice(record)
+    advice = view.advice(record, definition)
     if advice:
         rows.append(("what to do", advice))
     for name, value in rows:

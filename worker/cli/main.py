@@ -317,7 +317,7 @@ def tasks(
 def _definition_of(record: Record) -> Definition | None:
     from worker.cli.catalogue import definition_if_known
 
-    return definition_if_known(record.name)
+    return definition_if_known(record)
 
 
 def _follow(vmops: VMOps, operation_id: str, *, as_json: bool) -> None:

@@ -162,8 +162,10 @@ def _forward_state(record: Record, position: int) -> StepState:
     return _ACTIVE.get(record.state, StepState.QUEUED)
 
 
-def advice(record: Record) -> str | None:
+def advice(record: Record, definition: Definition | None) -> str | None:
     """Return what a person can do about where the operation stands, None when there is nothing to do."""
+    if definition is None and record.state not in FINAL:
+        return "Another release than this one began it, and a worker of that one has to carry it on: keep or start one."
     if record.state is State.STUCK:
         held = ", ".join(what.replace(":", " ") for what in record.holds)
         keeps = f" It keeps {held} until then." if held else ""
@@ -242,7 +244,7 @@ def as_json(record: Record, definition: Definition | None) -> dict[str, Any]:
         "left_behind": left_behind(record),
         "holds": [] if record.state in FINAL else record.holds,
         "cancel_requested": record.cancel,
-        "advice": advice(record),
+        "advice": advice(record, definition),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 from celery import Celery
@@ -16,6 +17,7 @@ from worker.errors import UnknownOperation
 from worker.members import SECRET_FIELDS
 from worker.operations.catalogue import Definition, definition_of
 from worker.operations.query import query_of
+from worker.operations.record import Record
 from worker.operations.request import check, secret_fields
 from worker.settings import Settings
 
@@ -130,6 +132,15 @@ def test_the_catalogue_is_plain_json(entries: dict[str, catalogue.Entry]) -> Non
 @pytest.mark.parametrize("name", ["snapshot", "vmops.snapshot"])
 def test_a_task_is_found_with_and_without_the_prefix(name: str) -> None:
     assert catalogue.find(name).task == "vmops.snapshot"
+
+
+def test_what_another_release_has_begun_is_not_shown_with_the_steps_of_this_one() -> None:
+    record = Record("id", "reboot", "lab", {})
+    assert catalogue.definition_if_known(record) is catalogue.find_definition("reboot")
+    (name, *_) = [step.name for step in catalogue.find_definition("reboot").steps]
+    assert catalogue.definition_if_known(replace(record, position=0, step=name)) is not None
+    assert catalogue.definition_if_known(replace(record, position=1, step=name)) is None
+    assert catalogue.definition_if_known(replace(record, name="of_yore", position=0, step=name)) is None
 
 
 def test_an_unknown_task_is_refused_with_those_there_are() -> None:

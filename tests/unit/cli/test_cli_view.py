@@ -114,7 +114,7 @@ def test_a_stuck_undo_says_what_is_left_and_what_to_do() -> None:
     record = stuck_undo()
     assert [one.state for one in view.steps_of(record, DEFINITION)] == [S.UNDONE, S.UNDO_FAILED, S.PENDING, S.PENDING]
     assert view.left_behind(record) == ["undo_second has not been done: the disk is locked [PermanentError]"]
-    advice = view.advice(record)
+    advice = view.advice(record, DEFINITION)
     assert advice is not None
     assert "`vmops cancel id-1` tries again and undoes the rest" in advice
     assert "It keeps vm 1234" in advice
@@ -125,19 +125,22 @@ def test_an_operation_stuck_past_its_point_of_no_return_says_which_step_is_left(
     record = replace(RECORD, state=State.STUCK, position=3, step="fourth", error=error)
     assert [one.state for one in view.steps_of(record, DEFINITION)] == [S.DONE, S.DONE, S.DONE, S.FAILED]
     assert view.left_behind(record) == ["fourth has not been done: no room [SR_FULL]"]
-    assert "tries again and goes on" in str(view.advice(record))
+    assert "tries again and goes on" in str(view.advice(record, DEFINITION))
 
 
 def test_cancelling_is_advised_until_the_point_of_no_return() -> None:
     at_it = replace(RECORD, state=State.RUNNING, position=2, no_return=2)
-    assert "`vmops cancel id-1` stops it" in str(view.advice(at_it))
-    assert view.advice(replace(at_it, position=3)) == "`vmops watch id-1` follows it; it can no longer be cancelled."
+    assert "`vmops cancel id-1` stops it" in str(view.advice(at_it, DEFINITION))
+    assert (
+        view.advice(replace(at_it, position=3), DEFINITION)
+        == "`vmops watch id-1` follows it; it can no longer be cancelled."
+    )
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.UNDONE, State.CANCELLED])
 def test_an_ended_operation_needs_no_advice_and_left_nothing(state: State) -> None:
     record = replace(RECORD, state=state, holds=["vm:1234"])
-    assert view.advice(record) is None
+    assert view.advice(record, DEFINITION) is None
     assert view.left_behind(record) == []
     assert view.as_json(record, DEFINITION)["holds"] == []
 
@@ -149,6 +152,8 @@ def test_an_operation_of_another_version_shows_the_steps_that_were_begun() -> No
     shown = view.steps_of(record, None)
     assert [(one.name, one.state) for one in shown] == [("a", S.DONE), ("b", S.RUNNING)]
     assert shown[0].seconds(now_ms=9_000) == 1.0
+    assert "a worker of that one has to carry it on" in str(view.advice(record, None))
+    assert view.advice(replace(record, state=State.SUCCEEDED), None) is None
 
 
 def test_the_step_in_progress_is_timed_by_the_journals_clock() -> None:
