@@ -98,6 +98,7 @@ def choose_place(op: Op, pool: Session, pools: Pools) -> None:
     rec = {"ref": found.ref, **found.rec}
     power.assert_unlocked(rec, _MEMORY, _STORAGE)
     if rec["power_state"] != "Running":
+        power.assert_unlocked(rec, "start")
         way = (
             "start it, or use migrate_disk_and_power_off" if rec["power_state"] == "Halted" else "resume or unpause it"
         )

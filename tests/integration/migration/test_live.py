@@ -115,6 +115,9 @@ def test_a_vm_that_does_not_run_is_refused_with_what_would_help(rig: TwoPools) -
     made = rig.add("halted", 4, running=False)
     assert "migrate_disk_and_power_off" in rig.failed(live(rig, made), "WrongPowerState")
     with rig.simulator.session() as call:
+        call("VM.add_to_blocked_operations", made["ref"], "start", "in rescue")
+        assert "(in rescue)" in rig.failed(live(rig, made), "InstanceLocked")
+        call("VM.remove_from_blocked_operations", made["ref"], "start")
         call("VM.start", made["ref"], True, False)
     assert "resume or unpause it" in rig.failed(live(rig, made), "WrongPowerState")
 

@@ -17,6 +17,12 @@ from worker.operations.states import State
 SOON_S = 30.0
 
 
+def await_renewal(handle: Handle) -> None:
+    """Wait until the worker has renewed its lease."""
+    before = handle.record().lease_until
+    eventually(lambda: handle.record().lease_until != before)
+
+
 def assert_cancelled(lab: Lab, handle: Handle, vm: VM) -> None:
     """The operation stops, soon; no snapshot, no mark and no image of ours is left."""
     began = time.monotonic()
@@ -80,8 +86,7 @@ def test_cancelled_while_the_second_of_three_images_is_pushed(lab: Lab) -> None:
     assert len(lab.images_of(handle)) == 2
     handle.cancel()
     for _ in range(2):  # the wish is heard when the lease is renewed, and the second time it has been
-        lease = handle.record().lease_until
-        eventually(lambda before=lease: handle.record().lease_until != before)
+        await_renewal(handle)
     lab.glance.resume()
     assert lab.wait(handle).state == State.CANCELLED
     assert lab.images_of(handle) == []
