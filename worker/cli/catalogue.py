@@ -211,7 +211,7 @@ def _one_type(part: Mapping[str, Any]) -> str:
     kind = part.get("type", "value")
     names = kind if isinstance(kind, list) else [kind]
     text = " or ".join(str(part.get("format", name)) for name in names if name != "null")
-    bounds = [f"{word} {part[key]:g}" for key, word in _BOUNDS.items() if key in part]
+    bounds = [f"{word} {part[key]:.15g}" for key, word in _BOUNDS.items() if key in part]
     return " ".join(["secret" if text == "password" else text, *bounds])
 
 

@@ -121,6 +121,8 @@ def test_the_fields_for_people_include_nested_ones_and_name_secrets(entries: dic
     assert fields["format"].type == "vhd, raw, bundle"
     assert fields["format"].default == '"vhd"'
     assert fields["compression_level"].type == "integer from 1 to 9"
+    sizes = {one.name: one for one in catalogue.fields_of(entries["vmops.spawn"].request)}
+    assert sizes["flavor.memory_mb"].type == "integer from 16 to 12582912"
     assert all(one.description for one in fields.values())
 
 
