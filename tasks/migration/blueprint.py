@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tasks.parts.instances import DISK, OPERATION, SNAPSHOT_OPERATION
 from tasks.parts.migrated import CARRIED, MADE_FROM, MIGRATED_BY
 from tasks.provision.check import MIB
 from tasks.provision.machine import vcpu_params
+from tasks.provision.networks import locked_to
 from tasks.provision.request import Flavor
 from worker.xenapi.vm import MIGRATION_KEY
 
@@ -92,8 +93,13 @@ def vbd_fields(former: Mapping[str, Any], operation_id: str) -> dict[str, Any]:
     return {**kept, "other_config": {**kept_keys(former["other_config"]), OPERATION: operation_id}}
 
 
-def vif_fields(former: Mapping[str, Any], operation_id: str) -> dict[str, Any]:
-    """Return the fields of an interface like `former`, but for network, device and address."""
+def vif_fields(former: Mapping[str, Any], operation_id: str, own: Iterable[str] | None = None) -> dict[str, Any]:
+    """Return the fields of an interface like `former`, but for network, device and address.
+
+    With `own` addresses it is locked to them, unless `former` has been told otherwise.
+    """
     names = ("MTU", "qos_algorithm_type", "qos_algorithm_params", "locking_mode", "ipv4_allowed", "ipv6_allowed")
     kept = {name: former[name] for name in names if name in former}
+    if own is not None and former["locking_mode"] == "network_default":
+        kept |= locked_to(own)
     return {**kept, "other_config": {**kept_keys(former["other_config"]), OPERATION: operation_id}}

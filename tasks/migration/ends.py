@@ -197,7 +197,7 @@ def remove_left_vm(op: Op, pools: Pools) -> None:
 def remove_left_disks(op: Op, pools: Pools) -> None:
     """Destroy the disks that were carried over, by the marks that say so, where the other pool has what they became.
 
-    Those that another VM has stay.
+    Those that another VM has stay, and the result names them.
     """
     mark = _mark(op) if not op.data.get("skip") else None
     if mark is None or _is_without(op, mark.source):
@@ -212,6 +212,7 @@ def remove_left_disks(op: Op, pools: Pools) -> None:
             op.remember(removed=sorted({rec["uuid"], *op.data.get("removed", [])}))
         else:
             op.note(f"disk {rec['uuid']} is kept: {why}")
+            op.remember(kept={**op.data.get("kept", {}), rec["uuid"]: why})
 
 
 def _why_kept(rec: dict[str, Any], disk: dict[str, Any], migration: str, copies: dict[Any, Any]) -> str | None:
@@ -231,7 +232,8 @@ def end_migration(op: Op, pools: Pools) -> None:
     if not _is_without(op, mark.source) and back.source_of(pools(mark.source["pool"]), mark) is not None:
         raise Redo("remove_left_vm", "the VM that was left has come back: XAPI lost its last minutes")
     back.unmark(pools(mark.destination["pool"]), op.data["made"]["ref"])
-    op.set_result(confirmed=True, vm_uuid=op.data["made"]["uuid"], removed=op.data.get("removed", []))
+    kept = [{"vdi_uuid": uuid, "why": why} for uuid, why in op.data.get("kept", {}).items()]
+    op.set_result(confirmed=True, vm_uuid=op.data["made"]["uuid"], removed=op.data.get("removed", []), kept=kept)
 
 
 # -- revert

@@ -36,6 +36,7 @@ from tasks.provision.guestdata import mac_of
 from tasks.provision.networks import Records, ensure_network, fields_of, find_network
 from tasks.provision.request import Network
 from worker.errors import InstanceExists, RequestError, WrongPowerState
+from worker.network.desired import addresses_of, groups_of
 from worker.operations.definition import operation, step
 from worker.operations.op import Op
 from worker.resources import Pools
@@ -57,6 +58,12 @@ def find_moved(op: Op, pools: Pools) -> None:
     mark = _checked(op, found)
     if found.rec["power_state"] != "Halted":
         raise WrongPowerState(f"VM {found.rec['name_label']!r} runs again: its disks at the destination are outdated.")
+    for position, wish in enumerate(request.networks or []):
+        if groups_of(found.rec) and not wish.addresses:
+            raise RequestError(
+                f"VM {mark.name!r} is in security groups: give networks.{position} the addresses that are its own "
+                "(ipv4_allowed, ipv6_allowed, or info.ips)."
+            )
     owner = instance_uuid(found.rec) or found.rec["uuid"]
     op.remember(mark=mark.plain(), left={"ref": found.ref}, instance=owner)
 
@@ -127,9 +134,15 @@ def _shall_run(op: Op) -> bool:
 
 
 def _interfaces(op: Op, pool: Session, here: Session, records: Records) -> list[dict[str, Any]]:
-    """Return what the interfaces shall be, by device: as asked for, or those of the VM that is left."""
-    wishes = op.request(FinishRequest).networks
-    former = sorted(vif.of_vm(here, op.data["left"]["ref"]).values(), key=lambda rec: int(rec["device"]))
+    """Return what the interfaces shall be, by device: as asked for, or those of the VM that is left.
+
+    Where XAPI's locks stand in for security groups, those of a VM that is in one are locked to their addresses.
+    """
+    wishes, left_ref = op.request(FinishRequest).networks, op.data["left"]["ref"]
+    former = sorted(vif.of_vm(here, left_ref).values(), key=lambda rec: int(rec["device"]))
+    names = event.records(here, ["network", f"VM/{left_ref}"])
+    left_rec = names["vm", left_ref]
+    is_locked = bool(groups_of(left_rec)) and pool.settings.firewall == "xapi-lock"
     if wishes is not None:
         macs = {rec["device"]: rec["MAC"] for rec in former}
         owner = op.data["instance"]
@@ -138,18 +151,17 @@ def _interfaces(op: Op, pool: Session, here: Session, records: Records) -> list[
                 "network": find_network(records, one, pool.pool_name) or ensure_network(op, pool, one),
                 "mac": one.mac or macs.get(str(device)) or mac_of(owner, device),
                 "device": str(device),
-                **fields_of(op, one),
+                **fields_of(op, one, is_locked=is_locked),
             }
             for device, one in enumerate(wishes)
         ]
-    names = event.records(here, ["network"]) if former else {}
     known = "uuid" if here.pool_name == pool.pool_name else "name_label"
     return [
         {
             "network": find_network(records, Network(network=names["network", rec["network"]][known]), pool.pool_name),
             "mac": rec["MAC"],
             "device": rec["device"],
-            **vif_fields(rec, op.id),
+            **vif_fields(rec, op.id, addresses_of(rec, left_rec) if is_locked else None),
         }
         for rec in former
     ]

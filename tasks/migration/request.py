@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.provision.request import Flavor, Network
+from tasks.provision.request import Flavor, Network, refuse_same_mac
 from worker.operations.request import InstanceRequest, Place, Request
 
 _EXAMPLE: dict[str, Any] = {"instance": {"name": "web01"}}
@@ -80,6 +80,11 @@ class FinishRequest(Request):
     on_conflict: Literal["wait", "fail"] = Field(
         default="wait", description="When another operation has the VM: wait for its end, or fail at once."
     )
+
+    @model_validator(mode="after")
+    def _macs_differ(self) -> FinishRequest:
+        refuse_same_mac(self.networks or [])
+        return self
 
     @property
     def label(self) -> str:

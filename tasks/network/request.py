@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from tasks.provision.request import Network
+from tasks.provision.request import Network, refuse_same_mac
 from worker.guest.networkdata import MacAddress
 from worker.operations.request import InstanceRequest
 
@@ -25,9 +25,7 @@ class VifsRequest(InstanceRequest):
 
     @model_validator(mode="after")
     def _macs_differ(self) -> VifsRequest:
-        macs = [one.mac for one in self.networks if one.mac]
-        if len(set(macs)) != len(macs):
-            raise ValueError("two networks have the same mac")
+        refuse_same_mac(self.networks)
         return self
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tasks.parts.instances import OPERATION
@@ -61,13 +61,21 @@ def fields_of(op: Op, wish: Network, *, is_locked: bool = False) -> dict[str, An
         other_config[PORT_KEY] = str(wish.port_id)
     fields: dict[str, Any] = {"other_config": other_config, "locking_mode": wish.locking_mode}
     if is_locked:
-        fields["locking_mode"] = "locked"
-        fields["ipv4_allowed"] = [one for one in wish.addresses if ":" not in one]
-        fields["ipv6_allowed"] = [one for one in wish.addresses if ":" in one]
+        fields |= locked_to(wish.addresses)
     if wish.rate_limit_kbps:
         fields["qos_algorithm_type"] = "ratelimit"
         fields["qos_algorithm_params"] = {"kbps": str(wish.rate_limit_kbps)}
     return fields
+
+
+def locked_to(addresses: Iterable[str]) -> dict[str, Any]:
+    """Return the fields of an interface that may send from these addresses only."""
+    known = list(addresses)
+    return {
+        "locking_mode": "locked",
+        "ipv4_allowed": [one for one in known if ":" not in one],
+        "ipv6_allowed": [one for one in known if ":" in one],
+    }
 
 
 def find_network(records: Records, wish: Network, pool_name: str) -> str | None:

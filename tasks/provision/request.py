@@ -105,6 +105,13 @@ class Network(_Part):
         return self
 
 
+def refuse_same_mac(networks: list[Network]) -> None:
+    """Raise ValueError when two interfaces would have one address."""
+    macs = [one.mac for one in networks if one.mac]
+    if len(set(macs)) != len(macs):
+        raise ValueError("two networks have the same mac")
+
+
 class ConfigDrive(_Part):
     """What a config drive carries besides hostname, networks and metadata."""
 
@@ -187,9 +194,7 @@ class BuildRequest(Request):
 
     @model_validator(mode="after")
     def _fits_together(self) -> BuildRequest:
-        macs = [one.mac for one in self.networks if one.mac]
-        if len(set(macs)) != len(macs):
-            raise ValueError("two networks have the same mac")
+        refuse_same_mac(self.networks)
         for position, one in enumerate(self.networks):
             if (one.ipv4_allowed or one.ipv6_allowed) and one.locking_mode != "locked" and not self.security_groups:
                 raise ValueError("ipv4_allowed and ipv6_allowed go with locking_mode=locked, or with security_groups")

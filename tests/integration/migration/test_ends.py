@@ -105,8 +105,11 @@ def test_the_only_copy_of_a_disk_is_never_removed(rig: TwoPools) -> None:
         call("VBD.destroy", vbd_ref)
         call("VDI.destroy", vdi_ref)
     confirming = rig.client.confirm_migration(instance={"vm_uuid": done["vm_uuid"]}, pool="far")
-    assert rig.done(confirming)["removed"] == made["vdis"][:1]
-    assert any("the only one" in line for line in rig.history(confirming))
+    confirmed = rig.done(confirming)
+    assert confirmed["removed"] == made["vdis"][:1]
+    (kept,) = confirmed["kept"]
+    assert kept["vdi_uuid"] == made["vdis"][1]
+    assert "the only one" in kept["why"]
     with rig.simulator.session() as call:
         call("VDI.destroy", call("VDI.get_by_uuid", made["vdis"][1]))
 

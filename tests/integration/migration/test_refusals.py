@@ -146,6 +146,16 @@ def test_a_network_that_is_not_over_there_takes_the_whole_move_back(rig: TwoPool
     rig.assert_as_before(made, "network")
 
 
+def test_networks_that_make_no_sense_are_refused_and_the_move_is_kept(rig: TwoPools) -> None:
+    made = rig.add("grouped", 2, running=False, other_config={"vmops.group.web": ""})
+    moved = rig.done(rig.migrate(made, "lab"))
+    assert "networks.0 the addresses" in rig.failed(rig.finish(moved, networks=[{"network": "any"}]), "RequestError")
+    twice = [{"network": "any", "mac": "02:16:3e:00:00:01"}] * 2
+    assert "same mac" in rig.failed(rig.finish(moved, networks=twice), "RequestError")
+    done = rig.done(rig.finish(moved))
+    rig.done(rig.client.finish_revert_migration(instance={"vm_uuid": done["vm_uuid"]}, pool="lab"))
+
+
 def test_a_cancelled_move_is_taken_back(rig: TwoPools) -> None:
     made = rig.add("stopped", 8)
     pause = rig.far.add_fault(match="PUT /import_raw_vdi", nth=2, effect="pause", when="before")
