@@ -35,14 +35,15 @@ def find(session: Session, *, vm_uuid: str | None = None, uuid: str | None = Non
 
     Snapshots, templates and control domains never match: snapshots carry the same name and `other_config`. A rescue VM
     is found by its own name or uuid only, since Nova gives it its instance's uuid. One call, whatever the number of
-    VMs. Raises InstanceNotFound, InstanceAmbiguous.
+    VMs. Raises InstanceNotFound, which names what a resize or move has left of the VM, and InstanceAmbiguous.
     """
     found = matching(session, vm_uuid=vm_uuid, uuid=uuid, name=name)
     wanted = _description(vm_uuid, uuid, name)
     if not found:
-        raise InstanceNotFound(
-            f"Pool {session.pool_name!r} has no VM with {wanted}. Check the value, and that the VM is in this pool.",
-        )
+        advice = "Check the value, and that the VM is in this pool."
+        if name and any(is_left_behind(one.rec) for one in matching(session, name=f"{name}-orig")):
+            advice = f"There is '{name}-orig', which a resize or move has left: name that one, or look where it went."
+        raise InstanceNotFound(f"Pool {session.pool_name!r} has no VM with {wanted}. {advice}")
     return _at_most_one(session, found, wanted)[0]
 
 

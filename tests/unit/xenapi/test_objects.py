@@ -85,6 +85,15 @@ def test_snapshots_templates_and_control_domains_are_no_instances(host: StubHost
         vm.find(session, name="web")
 
 
+def test_what_a_move_has_left_is_named_to_whoever_looks_for_the_vm(host: StubHost, session: Session) -> None:
+    pool_with(host, vm_rec("u1", "web-orig", other_config={"vmops.migration": '{"side": "source"}'}))
+    with pytest.raises(InstanceNotFound, match=r"no VM with name 'web'\. There is 'web-orig', which a resize or move"):
+        vm.find(session, name="web")
+    pool_with(host, vm_rec("u2", "web-orig"))
+    with pytest.raises(InstanceNotFound, match=r"Check the value"):
+        vm.find(session, name="web")
+
+
 def test_a_name_of_two_vms_is_ambiguous(host: StubHost, session: Session) -> None:
     pool_with(host, vm_rec("u1"), vm_rec("u2"))
     with pytest.raises(InstanceAmbiguous, match=r"2 VMs with name 'web': u1, u2\. Say which one with vm_uuid"):
