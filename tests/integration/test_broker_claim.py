@@ -20,6 +20,8 @@ from worker import broker, broker_claim
 from worker.cli import embedded
 
 EXCHANGE = Exchange("vmops", type="direct")
+#: So long that nothing is overdue before a test says so: `outlast_leases`.
+VISIBILITY_S = 60
 QUEUES = [Queue(name, EXCHANGE, routing_key=name) for name in ("first", "second", "third")]
 
 broker.install(Celery("broker-test", set_as_current=False))
@@ -53,7 +55,7 @@ class Bench:
     def connect(self, transport: str = "vmops", **options: Any) -> Connection:
         made = Connection(
             self.server.url().replace("redis", transport, 1),
-            transport_options={"visibility_timeout": 1, **options},
+            transport_options={"visibility_timeout": VISIBILITY_S, **options},
         )
         self.connections.append(made)
         return made
@@ -88,7 +90,7 @@ def bench(server: RedisServer, client: redis.Redis) -> Iterator[Bench]:
         connection.release()
 
 
-def drain(connection: Connection, is_enough: Callable[[], bool], timeout_s: float = 3.0) -> None:
+def drain(connection: Connection, is_enough: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Run the transport until something is so, or the time is up."""
     deadline = time.monotonic() + timeout_s
     while not is_enough() and time.monotonic() < deadline:
@@ -103,6 +105,13 @@ def lease_age_s(client: redis.Redis, tag: str) -> float:
     began = client.zscore("unacked_index", tag)
     assert began is not None
     return time.time() - float(began)
+
+
+def outlast_leases(client: redis.Redis) -> None:
+    """Let the leases of all messages run out."""
+    for index in client.keys("*unacked_index"):
+        for tag in client.zrange(index, 0, -1):
+            client.zincrby(index, -VISIBILITY_S, str(tag))
 
 
 def restore(connection: Connection) -> None:
@@ -122,11 +131,12 @@ def keep(connection: Connection) -> list[Any]:
 
 
 def test_a_message_is_recorded_before_it_is_on_its_way(bench: Bench, client: redis.Redis) -> None:
+    client.script_load(broker_claim.CLAIM)  # a server that does not know it yet is told when its answer is read
     bench.publish("one")
     connection = bench.connect()
     bench.consume(connection)
     connection.transport.cycle.on_poll_start()  # sends the claim; its answer stays unread, as in a frozen worker
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30
     while client.llen("first") and time.monotonic() < deadline:
         time.sleep(0.01)
     assert client.llen("first") == 0
@@ -163,18 +173,18 @@ def test_queues_of_one_priority_take_turns(bench: Bench) -> None:
 
 @pytest.mark.parametrize("priority", [0, 9])
 @pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: str(queue.name))
-def test_any_queue_and_priority_wakes_an_idle_consumer_at_once(bench: Bench, queue: Queue, priority: int) -> None:
+def test_any_queue_and_priority_wakes_an_idle_consumer_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, queue: Queue, priority: int
+) -> None:
+    monkeypatch.setattr(broker_claim, "RECHECK_S", 3600.0)
     connection = bench.connect()
     _, bodies = bench.consume(connection)
     drain(connection, lambda: False, timeout_s=0.2)
     timer = threading.Timer(0.1, bench.publish, args=("one",), kwargs={"queue": queue, "priority": priority})
-    started = time.monotonic()
     timer.start()
     drain(connection, lambda: bool(bodies))
-    elapsed_s = time.monotonic() - started
     timer.join()
-    assert bodies == ["one"]
-    assert elapsed_s < 0.1 + 0.5, "without a notice it would look again after RECHECK_S"
+    assert bodies == ["one"], "without a notice it would look again after RECHECK_S"
 
 
 def test_a_queue_added_while_waiting_is_served(bench: Bench) -> None:
@@ -184,7 +194,7 @@ def test_a_queue_added_while_waiting_is_served(bench: Bench) -> None:
     bench.publish("one", queue=QUEUES[1])
     consumer.add_queue(QUEUES[1])
     consumer.consume()
-    drain(connection, lambda: bool(bodies), timeout_s=2)
+    drain(connection, lambda: bool(bodies))
     assert bodies == ["one"]
 
 
@@ -209,10 +219,10 @@ def test_acknowledging_removes_the_record_and_a_renewal_does_not_bring_it_back(
     drain(connection, lambda: len(messages) == 2)
     tags = [message.delivery_tag for message in messages]
     messages[0].ack()
-    time.sleep(0.2)
+    outlast_leases(client)
     connection.default_channel.qos.renew(tags)
     assert client.zrange("unacked_index", 0, -1) == [tags[1]]
-    assert lease_age_s(client, tags[1]) < 0.15
+    assert lease_age_s(client, tags[1]) < VISIBILITY_S
     assert client.hkeys("unacked") == [tags[1]]
 
 
@@ -237,7 +247,7 @@ def test_a_dead_workers_message_is_restored_to_its_queue_by_either_transport(
     _, bodies = bench.consume(alive)
     restore(alive)
     assert client.hlen("unacked") == 1, "not before its lease has run out"
-    time.sleep(1.1)
+    outlast_leases(client)
     restore(alive)
     assert (client.hlen("unacked"), client.llen("second\x06\x166")) == (0, 1)
     drain(alive, lambda: bool(bodies))
@@ -249,7 +259,7 @@ def test_two_sweepers_restore_a_message_once(bench: Bench, client: redis.Redis) 
     dead = bench.connect()
     messages = keep(dead)
     drain(dead, lambda: len(messages) == 50)
-    time.sleep(1.1)
+    outlast_leases(client)
     sweepers = [bench.connect() for _ in range(2)]
     for connection in sweepers:
         bench.consume(connection)
@@ -266,10 +276,10 @@ def test_a_sweeper_keeps_the_overdue_messages_that_it_holds_itself(bench: Bench,
     connection = bench.connect()
     messages = keep(connection)
     drain(connection, lambda: bool(messages))
-    time.sleep(1.1)
+    outlast_leases(client)
     restore(connection)
     assert (client.llen("first"), client.hlen("unacked")) == (0, 1)
-    assert lease_age_s(client, messages[0].delivery_tag) < 0.5, "its lease begins anew"
+    assert lease_age_s(client, messages[0].delivery_tag) < VISIBILITY_S, "its lease begins anew"
 
 
 def test_closing_returns_what_was_not_acknowledged(bench: Bench, client: redis.Redis) -> None:
@@ -298,7 +308,7 @@ def test_a_prefix_is_on_every_key(bench: Bench, client: redis.Redis) -> None:
     drain(connection, lambda: bool(messages))
     assert messages[0].payload == "one"
     assert client.hlen("lab:unacked") == client.zcard("lab:unacked_index") == 1
-    time.sleep(1.1)
+    outlast_leases(client)
     other = bench.connect(global_keyprefix="lab:")
     _, bodies = bench.consume(other)
     restore(other)
@@ -375,7 +385,10 @@ def test_an_idle_consumer_looks_rarely(bench: Bench, client: redis.Redis, monkey
     assert 2 <= client.info("commandstats")["cmdstat_exists"]["calls"] <= 5
 
 
-def test_a_lost_connection_is_made_again_with_its_tracking(bench: Bench, client: redis.Redis) -> None:
+def test_a_lost_connection_is_made_again_with_its_tracking(
+    bench: Bench, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_claim, "RECHECK_S", 3600.0)
     connection = bench.connect()
     _, bodies = bench.consume(connection)
     drain(connection, lambda: False, timeout_s=0.3)
@@ -384,10 +397,8 @@ def test_a_lost_connection_is_made_again_with_its_tracking(bench: Bench, client:
         drain(connection, lambda: False, timeout_s=1)
     drain(connection, lambda: False, timeout_s=0.3)
     bench.publish("one")
-    started = time.monotonic()
     drain(connection, lambda: bool(bodies))
-    assert bodies == ["one"]
-    assert time.monotonic() - started < 1
+    assert bodies == ["one"], "without a notice it would look again after RECHECK_S"
 
 
 def test_addresses_are_shown_under_their_usual_name(bench: Bench) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from tests.integration.guest.support import GuestWard
 from tests.support.events import EventLog
 from tests.support.spawning import put_image, request_for
 from tests.support.transcript import Transcript, stored
+from tests.support.worker import eventually
 from worker.cli.embedded import free_port
 from worker.client import Handle
 from worker.errors import OperationFailed
@@ -80,7 +80,7 @@ def flower(guests: GuestWard) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     process = guests.deployment.celery("flower", "flower", "--address=127.0.0.1", f"--port={port}", "--read_only")
-    process.wait_until(lambda: bool(fetched(f"{url}/healthcheck")), 30)
+    process.wait_until(lambda: bool(fetched(f"{url}/healthcheck")), 120)
     yield url
     process.kill()
 
@@ -121,7 +121,7 @@ def test_a_password_is_nowhere_on_its_way(guests: GuestWard, flower: str) -> Non
         inside = guests.inside(vm)
         assert (inside["passwords"]["root"], inside["files"]["/root/key"]["content"]) == (CANARY, OF_A_FILE)
         assert results[2]["guest"]["done"] == ["file /root/key", "password"], "both arrived"
-        time.sleep(0.2)
+        eventually(lambda: all(one.id in fetched(f"{flower}/api/tasks?limit=1000") for one in done + failing))
         pages = [fetched(f"{flower}/api/tasks?limit=1000"), fetched(f"{flower}/tasks")]
         pages += [fetched(f"{flower}/task/{handle.id}") for handle in done + failing]
         heard = transcript.text()

@@ -82,10 +82,13 @@ def test_trouble_with_the_agent_is_a_fault_and_the_build_stands(guests: GuestWar
     fields = {"admin_password": PASSWORD, "files": FILES[:1], "agent": {"reset_network": True}, "start": "running"}
     request = {**request_for(picture.id), "instance": {"uuid": instance, "name": f"built-{instance[:8]}"}, **fields}
     refusal = '{"returncode": "1", "message": "no"}'
+    start = guests.simulator.add_fault(match="Async.VM.start", effect="pause", when="before")
     handle = guests.client.submit("spawn", request)
-    vm_ref = guests.await_vm(f"built-{instance[:8]}")
+    guests.simulator.wait_for_hit(start)
+    (vm_ref,) = guests.call("VM.get_by_name_label", f"built-{instance[:8]}")
     habits = {"agent_lacks": ["injectfile"], **guests.accident("answer", "resetnetwork", answer=refusal)}
     guests.simulator.control("POST", f"guests/{guests.call('VM.get_uuid', vm_ref)}", habits)
+    guests.simulator.clear_faults()
     result = guests.succeeded(handle, 60)
     assert result["power_state"] == "Running"
     assert result["guest"]["done"] == ["password"]

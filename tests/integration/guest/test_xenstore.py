@@ -162,7 +162,7 @@ def test_a_guest_that_reboots_meanwhile_is_written_to_in_its_new_domain(guests: 
     vm = in_state(guests, "Running")
     fault = guests.simulator.add_fault(match="host.call_plugin", nth=1, effect="pause", when="before")
     handle = guests.do("write_to_xenstore", vm, path="data/a", value="new")
-    guests.simulator.wait_for_hit(fault, 20)
+    guests.simulator.wait_for_hit(fault)
     guests.call("VM.hard_reboot", vm.ref)
     guests.simulator.clear_faults()
     guests.succeeded(handle)

@@ -37,7 +37,7 @@ def test_an_image_that_is_being_cloned_is_not_destroyed(clinic: Clinic) -> None:
     clinic.pass_time(LONG_S)
     fault = clinic.simulator.add_fault(match="VDI.clone", effect="pause", when="before")
     making = spawn(clinic, picture)
-    clinic.simulator.wait_for_hit(fault, 20)
+    clinic.simulator.wait_for_hit(fault)
     (one,) = clinic.succeeded(clinic.client.poll_orphans(clean=True, image_unused_s=LONG_S))["found"]
     assert (one["uuid"], one["fate"]) == (rec["uuid"], "kept: an operation is at it")
     clinic.simulator.clear_faults()
@@ -51,7 +51,7 @@ def test_a_build_whose_image_was_destroyed_meanwhile_fetches_it_again(clinic: Cl
     clinic.pass_time(LONG_S)
     fault = clinic.simulator.add_fault(match="Async.VDI.destroy", effect="pause", when="before")
     sweeping = clinic.client.poll_orphans(clean=True, image_unused_s=LONG_S)
-    clinic.simulator.wait_for_hit(fault, 20)
+    clinic.simulator.wait_for_hit(fault)
     making = spawn(clinic, picture)
     clinic.simulator.clear_faults()
     (one,) = clinic.succeeded(sweeping)["found"]

@@ -84,7 +84,7 @@ def change_while_it_is_looked_at(clinic: Clinic, uuid: str, method: str, *args: 
     """Sweep, and change a disk between the report and the deed; return its fate."""
     fault = clinic.simulator.add_fault(match="VDI.get_record", effect="pause", when="before", nth=1)
     handle = clinic.client.poll_orphans(clean=True, grace_s=0)
-    clinic.simulator.wait_for_hit(fault, 20)
+    clinic.simulator.wait_for_hit(fault)
     with clinic.simulator.session() as call:
         call(method, call("VDI.get_by_uuid", uuid), *args)
     clinic.simulator.clear_faults()

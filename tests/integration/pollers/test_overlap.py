@@ -54,7 +54,7 @@ def test_operations_on_fifty_vms_are_under_way_at_once(clinic: Clinic) -> None:
     handles = [
         clinic.client.reboot(instance={"vm_uuid": uuid}, reboot_type="SOFT", soft_timeout_s=3000) for uuid in uuids
     ]
-    eventually(lambda: waiting_guests(clinic) == MANY, 50)
+    eventually(lambda: waiting_guests(clinic) == MANY, 120)
     clinic.pass_time(1000)
     assert {clinic.wait(handle).state for handle in handles} == {State.SUCCEEDED}
     calls = clinic.simulator.calls()

@@ -62,7 +62,7 @@ def test_a_tick_whose_worker_is_killed_is_made_up_for(clinic: Clinic) -> None:
         queue="vmops.control",
         ignore_result=True,
     )
-    clinic.simulator.wait_for_hit(fault, 20)
+    clinic.simulator.wait_for_hit(fault)
     clinic.kill_worker()
     clinic.simulator.clear_faults()
     clinic.start_worker()
@@ -98,7 +98,7 @@ def test_a_guest_that_reboots_after_all_is_not_rebooted_again(clinic: Clinic) ->
     clinic.pass_time(REBOOT_TIMEOUT_S)
     fault = clinic.simulator.add_fault(match="task.cancel", effect="pause")
     (submitted,) = clinic.client.poll_rebooting_instances(timeout=REBOOT_TIMEOUT_S)["submitted"]
-    clinic.simulator.wait_for_hit(fault, 20)
+    clinic.simulator.wait_for_hit(fault)
     clinic.call("VM.hard_reboot", vm.ref)
     after = clinic.domid(vm)
     clinic.simulator.clear_faults()

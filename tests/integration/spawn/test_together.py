@@ -77,7 +77,7 @@ def test_of_two_spawns_of_one_name_the_second_is_refused(rig: Rig) -> None:
     first = spawn(rig, picture.id, instance={"name": name})
     rig.simulator.wait_for_hit(fault)
     second = spawn(rig, picture.id, instance={"name": name})
-    eventually(lambda: "in use" in str(second.record().wait), 20)
+    eventually(lambda: "in use" in str(second.record().wait))
     rig.simulator.clear_faults()
     assert_spawned(rig, first, picture)
     text = refused(rig, second, "InstanceExists")
@@ -90,7 +90,7 @@ def test_of_two_spawns_of_one_name_the_second_goes_on_when_the_first_fails(rig: 
     name = f"twin-{uuid4().hex[:8]}"
     rig.simulator.add_fault(match="VM.create", effect="failure", error=["PERMISSION_DENIED", "no"], nth=1)
     first = spawn(rig, picture.id, instance={"name": name})
-    eventually(lambda: rig.simulator.calls().get("VDI.create"), 20)
+    eventually(lambda: rig.simulator.calls().get("VDI.create"))
     second = spawn(rig, picture.id, instance={"name": name})
     rig.wait(first)
     assert first.record().state == "undone"
