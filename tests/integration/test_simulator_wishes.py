@@ -97,6 +97,6 @@ def test_a_slow_export_notices_soon_that_its_reader_has_gone(simulator: Simulato
         connection.request("GET", f"/export_raw_vdi?vdi={vdi_uuid}&session_id={call.ref}&format=raw")
         assert connection.getresponse().read(1000)
         connection.close()
-        eventually(lambda: not simulator.control("GET", "leaks")["transfers"], 5)
+        eventually(lambda: not simulator.control("GET", "leaks")["transfers"], 60)
     finally:
         simulator.control("POST", "storage", {"bytes_per_s": None})

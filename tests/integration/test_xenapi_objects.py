@@ -140,7 +140,7 @@ def test_a_task_of_our_own_is_pending_until_it_is_finished(session: Session) -> 
     task_ref = xapi_task.create(session, label, "for a test")
     begun_s = time.monotonic()
     assert xapi_task.wait(session, task_ref, 0.3).status == "pending"
-    assert time.monotonic() - begun_s < 5
+    assert time.monotonic() - begun_s < 30
     assert xapi_task.named(session, label) == [task_ref]
     xapi_task.cancel(session, task_ref)  # XAPI says yes and does nothing
     assert xapi_task.look(session, task_ref).status == "pending"

@@ -94,9 +94,14 @@ def test_a_restart_costs_one_login_and_no_error(simulator: SimulatorProcess, poo
     assert simulator.stats()["sessions"] == 1
 
 
-def test_a_read_outlasts_a_restart_that_takes_seconds(simulator: SimulatorProcess, session: Session) -> None:
+@pytest.mark.parametrize(
+    "phases", [{"downtime_s": 0.6}, {"downtime_s": 0.1, "booting_s": 0.6}], ids=["away", "booting"]
+)
+def test_a_read_outlasts_a_restart_that_takes_seconds(
+    simulator: SimulatorProcess, session: Session, phases: dict[str, float]
+) -> None:
     session.call("pool.get_all")
-    simulator.control("POST", "xapi", {"action": "restart", "downtime_s": 0.6})
+    simulator.control("POST", "xapi", {"action": "restart", **phases})
     assert len(session.call("pool.get_all")) == 1
 
 

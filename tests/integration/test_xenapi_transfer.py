@@ -76,7 +76,7 @@ def digest(simulator: SimulatorProcess, session: Session, vdi_ref: str) -> str:
 
 def nothing_is_left(simulator: SimulatorProcess) -> bool:
     """Wait a moment for the pool to notice what was dropped."""
-    for _ in range(200):
+    for _ in range(1200):
         leaks = simulator.leaks()
         if not (leaks.get("transfers") or leaks.get("tasks") or leaks.get("vbds")):
             return True
@@ -152,7 +152,7 @@ def test_an_export_that_is_cut_is_not_confirmed(
 
 
 def test_a_restart_in_mid_export_is_no_success(simulator: SimulatorProcess, session: Session, disk: str) -> None:
-    simulator.control("POST", "storage", {"bytes_per_s": 8 * MIB})
+    simulator.control("POST", "storage", {"bytes_per_s": MIB // 8})
     with transfer.export_vdi(session, disk, "raw") as export:
         export.readinto(bytearray(1000))
         simulator.restart()
@@ -178,11 +178,11 @@ def test_a_restart_after_the_last_byte_is_accepted_from_who_verified(
 
 
 def test_giving_up_in_mid_stream_leaves_nothing(simulator: SimulatorProcess, session: Session, disk: str) -> None:
-    simulator.control("POST", "storage", {"bytes_per_s": MIB})
+    simulator.control("POST", "storage", {"bytes_per_s": MIB // 8})  # it would take a minute
     begun_s = time.monotonic()
     with transfer.export_vdi(session, disk, "vhd") as export:
         export.readinto(bytearray(1000))
-    assert time.monotonic() - begun_s < 5
+    assert time.monotonic() - begun_s < 30
     simulator.control("POST", "storage", {"bytes_per_s": None})
     assert nothing_is_left(simulator)
 

@@ -65,6 +65,12 @@ def no_guard() -> None:
     """Let every call pass: for callers that act for no operation."""
 
 
+def _is_worth_asking_again(error: BaseException) -> bool:
+    """Tell whether a read may succeed in a moment: a toolstack that restarts is away, then says that it is booting."""
+    is_booting = isinstance(error, XenAPIFailure) and error.code == "HOST_STILL_BOOTING"
+    return is_booting or isinstance(error, (PoolUnreachable, AnswerLost))
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     """One message to XAPI, its parameters complete."""
@@ -178,7 +184,7 @@ class SessionPool:
 
     def _read(self, method: str, params: tuple[Any, ...]) -> Any:
         tries = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((PoolUnreachable, AnswerLost)),
+            retry=tenacity.retry_if_exception(_is_worth_asking_again),
             wait=_pause_s,
             stop=tenacity.stop_before_delay(self._read_patience_s),
             reraise=True,

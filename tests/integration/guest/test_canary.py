@@ -121,7 +121,7 @@ def test_a_password_is_nowhere_on_its_way(guests: GuestWard, flower: str) -> Non
         inside = guests.inside(vm)
         assert (inside["passwords"]["root"], inside["files"]["/root/key"]["content"]) == (CANARY, OF_A_FILE)
         assert results[2]["guest"]["done"] == ["file /root/key", "password"], "both arrived"
-        eventually(lambda: all(one.id in fetched(f"{flower}/api/tasks?limit=1000") for one in done + failing))
+        eventually(lambda: all(one.id in fetched(f"{flower}/task/{one.id}") for one in done + failing))
         pages = [fetched(f"{flower}/api/tasks?limit=1000"), fetched(f"{flower}/tasks")]
         pages += [fetched(f"{flower}/task/{handle.id}") for handle in done + failing]
         heard = transcript.text()
