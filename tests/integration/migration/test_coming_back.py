@@ -129,3 +129,20 @@ def test_a_chain_that_is_too_long_to_be_cloned_is_known_before_the_vm_is_halted(
     assert "limit of 30" in text
     assert "Async.VM.clean_shutdown" not in rig.simulator.calls()
     rig.assert_as_before(made, "long")
+
+
+def test_a_vm_whose_pool_has_forgotten_the_move_is_started_again(rig: TwoPools) -> None:
+    """XAPI loses its last minutes when it dies: the marks, the locks, and the name of the VM that was left."""
+    made = rig.add("forgetful", 2)
+    for pool in (rig.simulator, rig.far):
+        pool.control("POST", "xapi", {"action": "flush"})
+    moved = rig.done(rig.migrate(made))
+    pause = rig.far.add_fault(match="VM.create", effect="pause", when="before")
+    rig.far.add_fault(match="VBD.create", **_NO)
+    finishing = rig.finish(moved)
+    rig.far.wait_for_hit(pause)
+    rig.simulator.kill_toolstack()
+    rig.far.clear_faults(pause)
+    rig.failed(finishing, "PERMISSION_DENIED", State.UNDONE)
+    rig.far.clear_faults()
+    rig.assert_as_before(made, "forgetful")
