@@ -92,7 +92,7 @@ def test_an_operation_is_one_row_that_runs_as_long_as_the_operation_and_ends_wit
     rig.add_vm("web01")
     fault = rig.simulator.add_fault(match="Async.VDI.destroy", effect="pause", nth=1)
     handle = rig.submit("web01")
-    rig.simulator.wait_for_hit(fault, 20)
+    rig.simulator.wait_for_hit(fault)
     running = flower.page(f"/task/{handle.id}", "operation-running")
     assert "vmops.snapshot" in running
     assert re.search(r"Status\s+STARTED", running)

@@ -100,7 +100,7 @@ def test_the_matrix_has_every_call_of_an_undisturbed_snapshot(rig: Rig) -> None:
 def test_killed_at_a_pool_call(rig: Rig, call: str, nth: int, moment: Moment) -> None:
     fault = rig.simulator.add_fault(match=call, nth=nth, effect="pause", when=moment)
     handle, disk_uuid = submit(rig)
-    rig.simulator.wait_for_hit(fault, 20)
+    rig.simulator.wait_for_hit(fault)
     kill_and_go_on(rig)
     assert_done_once(rig, handle, disk_uuid)
 
@@ -110,7 +110,7 @@ def test_killed_at_a_pool_call(rig: Rig, call: str, nth: int, moment: Moment) ->
 def test_killed_at_an_image_call(rig: Rig, call: str, nth: int, moment: Moment) -> None:
     rig.glance.fault(call, f"pause_{moment}", nth=nth)
     handle, disk_uuid = submit(rig)
-    rig.glance.await_pause(20)
+    rig.glance.await_pause()
     kill_and_go_on(rig)
     assert_done_once(rig, handle, disk_uuid)
 
@@ -118,7 +118,7 @@ def test_killed_at_an_image_call(rig: Rig, call: str, nth: int, moment: Moment) 
 def test_killed_in_the_middle_of_an_upload(rig: Rig) -> None:
     rig.glance.fault("upload", "pause_inside", bytes=2 << 20)
     handle, disk_uuid = submit(rig)
-    rig.glance.await_pause(20)
+    rig.glance.await_pause()
     kill_and_go_on(rig)
     assert_done_once(rig, handle, disk_uuid)
 
@@ -194,7 +194,7 @@ def test_the_matrix_has_every_call_of_an_undo(rig: Rig) -> None:
 def test_killed_while_undoing(rig: Rig, call: str, nth: int, moment: Moment) -> None:
     fault = rig.simulator.add_fault(match=call, nth=nth, effect="pause", when=moment)
     handle = submit_doomed(rig)
-    rig.simulator.wait_for_hit(fault, 20)
+    rig.simulator.wait_for_hit(fault)
     kill_and_go_on(rig)
     rig.glance.fault("upload", "status", status=413)
     assert_undone(rig, handle)
@@ -211,7 +211,7 @@ def test_cut_off_while_undoing(rig: Rig, call: str, nth: int, moment: Moment) ->
 def test_killed_while_deleting_its_image(rig: Rig, moment: Moment) -> None:
     rig.glance.fault("delete", f"pause_{moment}", nth=1)
     handle = submit_doomed(rig)
-    rig.glance.await_pause(20)
+    rig.glance.await_pause()
     kill_and_go_on(rig)
     assert_undone(rig, handle)
 

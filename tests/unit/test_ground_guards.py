@@ -15,7 +15,8 @@ from tests.support.guard import OutsideConnection, is_local
 from tests.support.servers import RedisServer, end_strays, keep
 from worker.cli.embedded import ManagedProcess
 
-SLEEP = "import time; time.sleep(60)"
+#: Says first that it runs: while a program is being loaded, it has neither name nor environment.
+SLEEP = "import time; print(flush=True); time.sleep(60)"
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "8.8.8.8", "2001:db8::1"])
@@ -50,7 +51,9 @@ def test_a_connection_on_the_loopback_address_works() -> None:
 
 def test_a_forgotten_child_is_ended_and_named() -> None:
     known = set(psutil.pids())
-    with subprocess.Popen([sys.executable, "-c", SLEEP], start_new_session=True) as child:
+    with subprocess.Popen([sys.executable, "-c", SLEEP], stdout=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline()
         left = end_strays(known, patience_s=0)
         assert child.poll() is not None
     assert left == [f"pid {child.pid}: {sys.executable} -c {SLEEP}"]
@@ -58,7 +61,8 @@ def test_a_forgotten_child_is_ended_and_named() -> None:
 
 ORPHANING = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.DEVNULL)
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+child.stdout.readline()
 print(child.pid, flush=True)
 import os
 os._exit(0)

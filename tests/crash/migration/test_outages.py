@@ -53,7 +53,7 @@ def strike(rig: TwoPools, case: Case, dies: str, submit: Any, at: str, **fault: 
     flush(rig)
     pause = rig.at(at).add_fault(**{"effect": "pause", "when": "after", **fault})
     handle: Handle = submit(rig, case)
-    rig.at(at).wait_for_hit(pause, 40)
+    rig.at(at).wait_for_hit(pause)
     rig.at(dies).kill_toolstack(_OUTAGE_S)
     for pool in (rig.simulator, rig.far):
         pool.clear_faults()
@@ -94,7 +94,7 @@ def test_a_pool_that_dies_while_it_copies_disks(rig: TwoPools, nth: int, action:
     flush(rig)
     copying = rig.simulator.add_fault(match=_COPY, nth=nth, effect="delay", when="after", delay_s=0.1)
     handle = migrate(rig, case)
-    rig.simulator.wait_for_hit(copying, 60)
+    rig.simulator.wait_for_hit(copying)
     getattr(rig.simulator, action)(_OUTAGE_S)
     rig.simulator.storage(bytes_per_s=None)
     rig.wait(handle, 90)
@@ -213,7 +213,7 @@ def test_the_vm_is_given_back_while_the_destination_is_gone(rig: TwoPools) -> No
     flush(rig)  # of the tests before nothing shall come back
     pause = rig.far.add_fault(match=_IMPORT, nth=3, effect="pause")
     handle = migrate(rig, case)
-    rig.far.wait_for_hit(pause, 30)
+    rig.far.wait_for_hit(pause)
     handle.cancel()
     rig.far.clear_faults()
     rig.far.control("POST", "xapi", {"action": "kill", "downtime_s": 5})

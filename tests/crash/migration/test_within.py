@@ -151,7 +151,7 @@ def call_off(rig: Rig, case: Case) -> Handle:
     """Cancel while XAPI copies the first disk."""
     copying = rig.simulator.add_fault(match="Async.VDI.copy", nth=1, effect="delay", when="after", delay_s=0)
     handle = migrate(rig, case)
-    rig.simulator.wait_for_hit(copying, 30)
+    rig.simulator.wait_for_hit(copying)
     handle.cancel()
     return handle
 

@@ -315,7 +315,7 @@ def test_a_restart_of_the_toolstack_forgets_the_call_and_not_the_reboot(ward: Wa
     handle = ward.do("reboot", vm, soft_timeout_s=3000)
     ward.await_wait(handle, "the guest to react")
     ward.simulator.restart()
-    eventually(lambda: ward.simulator.control("POST", "clock", {"advance": 600}) and handle.has_ended(), 30)
+    eventually(lambda: ward.simulator.control("POST", "clock", {"advance": 600}) and handle.has_ended())
     ward.succeeded(handle)
     assert_rebooted_once(ward, vm, before)
 
