@@ -77,7 +77,7 @@ $(GLANCE_VENV)/.installed: Makefile
 	$(GLANCE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'glance>=33,<34' 'gunicorn>=23'
 	@touch $@
 
-test-matrix: setup ## every operation killed and cut off, before and after every call (half an hour)
+test-matrix: setup ## every operation killed and cut off, before and after every call (an hour)
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m matrix $(ARGS)
 
 test-packets: setup ## real packets (root; Debian: openvswitch-switch, iptables, ipset, ebtables, ethtool)

@@ -31,7 +31,6 @@ class Chaos:
 
     def start(self) -> None:
         """Start the workers and beat."""
-        self.write_at_once()
         self.workers = [self._start(name) for name in ("one", "two")]
         self.toys.deployment.beat()
 
@@ -60,16 +59,6 @@ class Chaos:
         """Kill the broker's server, start it again after a moment."""
         time.sleep(self._random.uniform(0.0, 0.5))
         self.broker.restart(self._random.uniform(0.1, 0.8))
-        self.write_at_once()
-
-    def write_at_once(self) -> None:
-        """Have the server write every command before it answers.
-
-        With `everysec` it may put writing off while the disk is busy. What a power cut takes is no matter of ours; a
-        killed process shall lose nothing that it has answered.
-        """
-        with self.broker.client() as client:
-            client.config_set("appendfsync", "no")
 
     def wipe_broker(self) -> None:
         """Lose every message."""
