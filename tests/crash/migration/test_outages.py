@@ -217,8 +217,7 @@ def test_the_vm_is_given_back_while_the_destination_is_gone(rig: TwoPools) -> No
     handle.cancel()
     rig.far.clear_faults()
     rig.far.control("POST", "xapi", {"action": "kill", "downtime_s": 5})
-    eventually(lambda: (rig.vm("lab", uuid=case.made["uuid"]) or {})["name_label"] == case.name, 30)
-    assert (rig.vm("lab", uuid=case.made["uuid"]) or {})["power_state"] == "Running"
+    eventually(lambda: rig.vm("lab", uuid=case.made["uuid"], name_label=case.name, power_state="Running"))
     rig.far.wait_until_listening(30)
     assert rig.wait(handle, 90).state == State.CANCELLED
     rig.assert_as_before(case.made, case.name)

@@ -59,7 +59,7 @@ REFUSED: dict[str, Refusals] = {
         ("reboot", SOFT, "unpause it first"),
         ("rescue", RESCUE, "unpause it"),
         ("migrate_disk_and_power_off", RESIZE, "unpause it"),
-        ("live_migrate", {}, "start it"),
+        ("live_migrate", {}, "unpause it"),
     ],
     "Suspended": [
         ("power_on", {}, "resume it"),
@@ -69,7 +69,7 @@ REFUSED: dict[str, Refusals] = {
         ("reboot", HARD, "resume it"),
         ("rescue", RESCUE, "resume it"),
         ("migrate_disk_and_power_off", RESIZE, "resume"),
-        ("live_migrate", {}, "start it"),
+        ("live_migrate", {}, "resume"),
     ],
 }
 #: What a lock forbids: the key of blocked_operations is what is said.
